@@ -1,0 +1,174 @@
+"""Who may do a thing alone: a lease is a file that its holder keeps fresh.
+
+Leases work where locks do not: on NFS, Lustre and GPFS, and between hosts. A lease
+is taken by creating a file exclusively. It is stale, and may be taken over, when its
+holder was a process of this host that is gone, or when the file has not been touched
+for ``TTL_S``. Ages are measured by the file system's own clock (the time it gives to a
+file written now), so hosts whose clocks differ agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lemnos.errors import LemnosError
+
+TTL_S = 60.0
+"""A lease that nobody touched for so long is stale; holders touch theirs every TTL_S / 6."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a lease: ``started`` tells it from a later one with the same pid."""
+
+    host: str
+    pid: int
+    started: float
+    nonce: str
+    what: str = ""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}" + (self.what and f" ({self.what})")
+
+
+def process_started(pid: int) -> float | None:
+    """When ``pid`` was started (epoch seconds), or None if there is no such live process."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return float(process.create_time())
+    except psutil.Error:
+        return None
+
+
+@contextlib.contextmanager
+def lease(
+    path: Path,
+    *,
+    what: str = "",
+    wait_s: float = 0.0,
+    waiting: Callable[[Holder], None] | None = None,
+) -> Iterator[Holder]:
+    """Hold the lease at ``path`` for the body; wait at most ``wait_s`` seconds for it.
+
+    ``waiting`` is called once with the present holder when there is something to wait
+    for. Raises LemnosError naming the holder when the wait is over.
+    """
+    me = _take(path, what, wait_s, waiting)
+    done = threading.Event()
+    keeper = threading.Thread(target=_keep_fresh, args=(path, me, done), daemon=True)
+    keeper.start()
+    try:
+        yield me
+    finally:
+        done.set()
+        keeper.join()
+        if read(path) == me:
+            path.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Holder | None:
+    """The present holder, or None if there is no lease (or only a broken file)."""
+    try:
+        return Holder(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _take(
+    path: Path,
+    what: str,
+    wait_s: float,
+    waiting: Callable[[Holder], None] | None,
+) -> Holder:
+    me = Holder(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started=process_started(os.getpid()) or 0.0,
+        nonce=uuid.uuid4().hex,
+        what=what,
+    )
+    deadline = time.monotonic() + wait_s
+    told = False
+    while not _create(path, me):
+        holder = read(path)
+        if _stale(path, holder):
+            _discard(path, holder)
+            continue
+        if time.monotonic() >= deadline:
+            raise LemnosError(
+                f"held by {holder or 'another process'}",
+                where=str(path),
+                fix="wait for it, or stop it",
+            )
+        if waiting and holder and not told:
+            waiting(holder)
+            told = True
+        time.sleep(0.1)
+    return me
+
+
+def _create(path: Path, me: Holder) -> bool:
+    """Make the file, complete from its first moment: written aside, then linked into place."""
+    aside = path.with_name(f".{path.name}.{me.nonce}")
+    aside.write_text(json.dumps(asdict(me)))
+    try:
+        os.link(aside, path)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _stale(path: Path, holder: Holder | None) -> bool:
+    if holder and holder.host == socket.gethostname():
+        started = process_started(holder.pid)
+        return started is None or abs(started - holder.started) > 1.0
+    try:
+        return _now_there(path.parent) - path.stat().st_mtime > TTL_S
+    except FileNotFoundError:
+        return False
+
+
+def _now_there(directory: Path) -> float:
+    """The time by the file system's clock: what it stamps on a file written now."""
+    probe = directory / f".clock.{uuid.uuid4().hex}"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _discard(path: Path, stale: Holder | None) -> None:
+    """Remove the lease that was judged stale, and no other that took its place meanwhile."""
+    aside = path.with_name(f".{path.name}.stale.{uuid.uuid4().hex}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return
+    if read(aside) != stale:
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    aside.unlink(missing_ok=True)
+
+
+def _keep_fresh(path: Path, me: Holder, done: threading.Event) -> None:
+    while not done.wait(TTL_S / 6):
+        if read(path) != me:
+            return
+        with contextlib.suppress(OSError):
+            os.utime(path)

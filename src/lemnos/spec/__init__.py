@@ -1,0 +1,1 @@
+"""What a person writes, and the values that travel between the rooms."""

@@ -1,0 +1,106 @@
+"""What a person writes to get an endpoint: ``deployment.yaml``, or the flags of ``up``."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from lemnos.spec.base import Value
+from lemnos.spec.document import SPEC_VERSION
+
+DEFAULT_PORT = 5366
+"""The endpoint's port where none is asked for (L-E-M-N on a telephone's keys)."""
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?", name):
+        raise ValueError(
+            "use 1 to 53 lower-case letters, digits and '-', beginning and ending with "
+            "a letter or digit (Kubernetes, systemd and Slurm all take such names)"
+        )
+    return name
+
+
+DeploymentName = Annotated[str, AfterValidator(_checked_name)]
+
+
+class ModelSpec(Value):
+    """Which model: a catalogue name, a path, or a source such as ``hf://org/name``."""
+
+    source: str
+    revision: str | None = None
+    """Branch, tag or commit for a hub."""
+    file: str | None = None
+    """One file of the source (a GGUF among several)."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """What the file must hash to; for single-file models."""
+    served_name: str | None = None
+    """The name clients ask for; the model's own name by default."""
+
+
+class WorkloadSpec(Value):
+    """The load expected: what memory is planned for."""
+
+    context: Annotated[int, Field(ge=64)] | None = None
+    """Tokens a request may use, prompt and answer; the model's own limit, or less where memory is short, by default."""
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Requests served at the same time."""
+
+
+class EndpointSpec(Value):
+    """Where clients connect."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """A fixed port, or the default one, or the next free one where that is taken."""
+    api_key_file: str | None = None
+    """A file with one API key a line; needed on any host but loopback."""
+
+    @model_validator(mode="after")
+    def _keys_beyond_loopback(self) -> EndpointSpec:
+        if not self.is_loopback and not self.api_key_file:
+            raise ValueError(
+                f"host {self.host} can be reached by others: set api_key_file, or use 127.0.0.1"
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+class RestartSpec(Value):
+    """How a replica that ended is brought back."""
+
+    backoff_s: Annotated[float, Field(gt=0)] = 1.0
+    """Wait before the first restart; doubled for each one after it."""
+    max_backoff_s: Annotated[float, Field(gt=0)] = 60.0
+    steady_s: Annotated[float, Field(gt=0)] = 300.0
+    """Ready for this long, and the backoff begins anew."""
+
+
+class DeploymentSpec(Value):
+    """A named endpoint: the whole of ``deployment.yaml``."""
+
+    version: Annotated[int, Field(ge=1, le=SPEC_VERSION)] = SPEC_VERSION
+    name: DeploymentName | None = None
+    """The model's name by default."""
+    model: ModelSpec
+    engine: Literal["llamacpp"] | None = None
+    """Chosen from the model's format by default."""
+    on: Literal["local"] = "local"
+    workload: WorkloadSpec = WorkloadSpec()
+    endpoint: EndpointSpec = EndpointSpec()
+    restart: RestartSpec = RestartSpec()
+    ready_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """How long a start may take before it is called failed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_model(cls, data: object) -> object:
+        """``model: NAME`` is short for ``model: {source: NAME}``."""
+        if isinstance(data, dict) and isinstance(data.get("model"), str):
+            return {**data, "model": {"source": data["model"]}}
+        return data

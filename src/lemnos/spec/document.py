@@ -1,0 +1,106 @@
+"""YAML documents to values, with file, line and key in every error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from lemnos.errors import LemnosError, UsageError
+from lemnos.spec.base import Value
+
+T = TypeVar("T", bound=Value)
+
+SPEC_VERSION = 1
+"""The newest version of written documents that this lemnos reads."""
+
+
+def load(path: Path, kind: type[T]) -> T:
+    """The document at ``path`` as a ``kind``. Raises UsageError with file, line and key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UsageError("is not UTF-8 text", where=str(path)) from None
+    except OSError as error:
+        raise LemnosError(
+            f"cannot be read ({error.strerror})", where=str(path)
+        ) from None
+    return parse(text, kind, where=str(path))
+
+
+def parse(text: str, kind: type[T], *, where: str) -> T:
+    """``text`` (YAML) as a ``kind``; ``where`` names it in errors."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(_yaml_problem(error), where=_yaml_place(error, where)) from None
+    if not isinstance(data, dict):
+        raise UsageError(
+            "is not a mapping of keys to values",
+            where=where,
+            fix="start with a line such as 'model: smollm2-135m-instruct'",
+        )
+    _refuse_newer(data, node, where)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error, node, where) from None
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"is not valid YAML: {problem}"
+
+
+def _yaml_place(error: yaml.YAMLError, where: str) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+
+
+def _refuse_newer(data: dict[str, Any], node: yaml.Node | None, where: str) -> None:
+    version = data.get("version", SPEC_VERSION)
+    if isinstance(version, int) and version > SPEC_VERSION:
+        raise UsageError(
+            f"is written for a newer lemnos (version {version}; this one reads up to {SPEC_VERSION})",
+            where=f"{where}:{_line(node, ('version',))}",
+            fix="upgrade lemnos, or write 'version: 1' and drop the newer keys",
+        )
+
+
+def _explain(
+    error: ValidationError, node: yaml.Node | None, where: str
+) -> UsageError:
+    """All that is wrong, each with its line; the first gives the place."""
+    problems = []
+    for item in error.errors():
+        loc = item["loc"]
+        if item["type"] == "unknown_key":
+            loc = (*loc, str(item["ctx"]["key"]))
+        key = ".".join(str(part) for part in loc) or "document"
+        problems.append((_line(node, loc), key, item["msg"].removeprefix("Value error, ")))
+    line, key, message = problems[0]
+    rest = [f"{where}:{line}: {key}: {message}" for line, key, message in problems[1:]]
+    return UsageError(
+        "\n".join([f"{key}: {message}", *rest]), where=f"{where}:{line}"
+    )
+
+
+def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
+    """The line (from 1) of the deepest node on the way to ``loc`` that the text has."""
+    line = 1
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((p for p in node.value if p[0].value == str(part)), None)
+            if pair is None:
+                break
+            line = pair[0].start_mark.line + 1
+            node = pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            if part >= len(node.value):
+                break
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
