@@ -15,7 +15,9 @@ LEAKY = ("HF_", "HUGGINGFACE_", "MODELSCOPE_", "XDG_", "LEMNOS_")
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A home directory of the test's own; nothing of the real one is seen or touched."""
     import os
 

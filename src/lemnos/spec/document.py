@@ -36,7 +36,9 @@ def parse(text: str, kind: type[T], *, where: str) -> T:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(_yaml_problem(error), where=_yaml_place(error, where)) from None
+        raise UsageError(
+            _yaml_problem(error), where=_yaml_place(error, where)
+        ) from None
     if not isinstance(data, dict):
         raise UsageError(
             "is not a mapping of keys to values",
@@ -70,9 +72,7 @@ def _refuse_newer(data: dict[str, Any], node: yaml.Node | None, where: str) -> N
         )
 
 
-def _explain(
-    error: ValidationError, node: yaml.Node | None, where: str
-) -> UsageError:
+def _explain(error: ValidationError, node: yaml.Node | None, where: str) -> UsageError:
     """All that is wrong, each with its line; the first gives the place."""
     problems = []
     for item in error.errors():
@@ -80,12 +80,12 @@ def _explain(
         if item["type"] == "unknown_key":
             loc = (*loc, str(item["ctx"]["key"]))
         key = ".".join(str(part) for part in loc) or "document"
-        problems.append((_line(node, loc), key, item["msg"].removeprefix("Value error, ")))
+        problems.append(
+            (_line(node, loc), key, item["msg"].removeprefix("Value error, "))
+        )
     line, key, message = problems[0]
     rest = [f"{where}:{line}: {key}: {message}" for line, key, message in problems[1:]]
-    return UsageError(
-        "\n".join([f"{key}: {message}", *rest]), where=f"{where}:{line}"
-    )
+    return UsageError("\n".join([f"{key}: {message}", *rest]), where=f"{where}:{line}")
 
 
 def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
