@@ -1,0 +1,89 @@
+"""The files of one deployment, and reading logs that grow."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from lemnos import paths
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a deployment keeps what; the directory is private to its owner."""
+
+    directory: Path
+
+    @classmethod
+    def of(cls, name: str) -> Files:
+        return cls(paths.deployment_dir(name))
+
+    @property
+    def targets(self) -> Path:
+        return self.directory / "targets.json"
+
+    @property
+    def engine_key(self) -> Path:
+        return self.directory / "engine.key"
+
+    @property
+    def supervisor_lease(self) -> Path:
+        return self.directory / "supervisor.lease"
+
+    @property
+    def up_lease(self) -> Path:
+        return self.directory / "up.lease"
+
+    def log(self, job: str) -> Path:
+        """``engine-0``, ``gateway-0`` or ``supervisor``."""
+        return self.directory / f"{job}.log"
+
+    def make_key(self) -> None:
+        """A new key between the gateway and the engines, readable by its owner alone."""
+        key = secrets.token_urlsafe(32)
+        paths.replace_file(self.engine_key, key.encode(), mode=0o600)
+
+    def clear(self) -> None:
+        """Remove all but the logs (``lemnos logs`` reads them after ``down``)."""
+        for path in self.directory.iterdir():
+            if path.suffix != ".log" and path != self.up_lease:
+                path.unlink(missing_ok=True)
+
+
+class Tail:
+    """What a log gained since the last read: whole lines, as text."""
+
+    def __init__(self, path: Path, *, from_end: bool = True) -> None:
+        self._path = path
+        self._position = path.stat().st_size if from_end and path.exists() else 0
+
+    def lines(self) -> list[str]:
+        """The new whole lines; none while the file does not exist."""
+        try:
+            with self._path.open("rb") as handle:
+                handle.seek(self._position)
+                data = handle.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._position += len(whole)
+        return whole.decode(errors="replace").splitlines()
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last ``count`` lines of a log, reading at most its last 256 KiB; none if it is not there."""
+    try:
+        with path.open("rb") as handle:
+            handle.seek(max(0, path.stat().st_size - 256 * 1024))
+            return handle.read().decode(errors="replace").splitlines()[-count:]
+    except FileNotFoundError:
+        return []
+
+
+def this_run(lines: list[str]) -> list[str]:
+    """Of a log's lines, those since the job was started last."""
+    starts = [
+        at for at, line in enumerate(lines) if line.startswith("--- lemnos starts ")
+    ]
+    return lines[starts[-1] + 1 :] if starts else lines

@@ -1,0 +1,155 @@
+"""Jobs as processes of this machine, each in a session of its own.
+
+A process is recognised by a mark in its environment, ``LEMNOS_JOB``, which its children
+inherit. So a supervisor that starts again finds what runs without any file that could be
+stale, and nothing that a job started can be left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from lemnos import paths
+from lemnos.errors import LemnosError
+from lemnos.launchers.base import JobStatus
+from lemnos.spec.plan import Job
+
+MARK = "LEMNOS_JOB"
+
+
+class LocalLauncher:
+    """The jobs of one deployment on this machine."""
+
+    def __init__(self, deployment: str) -> None:
+        self._deployment = deployment
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._adopted: dict[str, psutil.Process] = {}
+        for name, processes in self._find().items():
+            self._adopted[name] = processes[0]
+
+    def render(self, jobs: Sequence[Job]) -> dict[str, str]:
+        """A shell script a job, as it would be run."""
+        return {f"{job.role}-{job.index}.sh": _script(job) for job in jobs}
+
+    def submit(self, job: Job) -> None:
+        """Start ``job`` in a new session, its output appended to its log file."""
+        name = f"{job.role}-{job.index}"
+        env = os.environ | job.command.env | {MARK: self._mark(name)}
+        log = Path(job.log)
+        try:
+            with log.open("ab") as output:
+                output.write(_opening_line(job).encode())
+                output.flush()
+                child = subprocess.Popen(
+                    job.command.argv,
+                    env=env,
+                    cwd=log.parent,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise LemnosError(
+                f"cannot be started ({error.strerror}): {job.command.argv[0]}",
+                where=job.id,
+            ) from None
+        self._adopted.pop(name, None)
+        self._children[name] = child
+
+    def status(self) -> dict[str, JobStatus]:
+        """Alive or how it ended, for every job started or found."""
+        seen = {name: _adopted_status(p) for name, p in self._adopted.items()}
+        return seen | {name: _status(child) for name, child in self._children.items()}
+
+    def signal(self, name: str, *, kill: bool = False) -> None:
+        """SIGTERM to the job's first process; or SIGKILL to all that carries its mark."""
+        if kill:
+            _kill_all(self._find().get(name, []))
+            return
+        child = self._children.get(name) or self._adopted.get(name)
+        if child is None:
+            return
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            child.send_signal(signal.SIGTERM)
+
+    def sweep(self) -> int:
+        """SIGKILL to everything that carries this deployment's mark."""
+        left = [process for group in self._find().values() for process in group]
+        _kill_all(left)
+        for child in self._children.values():
+            child.poll()  # takes the exit status, so that no zombie stays
+        return len(left)
+
+    def _mark(self, name: str) -> str:
+        """Names the state directory too: another LEMNOS_HOME may have the same deployment."""
+        return f"{paths.state_dir()}|{self._deployment}|{name}"
+
+    def _find(self) -> dict[str, list[psutil.Process]]:
+        """The live processes of each job of this deployment, oldest first."""
+        prefix = self._mark("")
+        found: dict[str, list[psutil.Process]] = {}
+        for process in psutil.process_iter():
+            try:
+                mark = process.environ().get(MARK, "")
+                alive = process.status() != psutil.STATUS_ZOMBIE
+            except psutil.Error:
+                continue  # gone, or another user's: not ours
+            if alive and mark.startswith(prefix):
+                found.setdefault(mark.removeprefix(prefix), []).append(process)
+        for processes in found.values():
+            processes.sort(key=lambda process: (process.create_time(), process.pid))
+        return found
+
+
+def _script(job: Job) -> str:
+    env = [
+        f"export {key}={shlex.quote(value)}" for key, value in job.command.env.items()
+    ]
+    argv = " \\\n  ".join(shlex.quote(word) for word in job.command.argv)
+    return "\n".join(["#!/bin/sh", *env, f"exec {argv}", ""])
+
+
+def _opening_line(job: Job) -> str:
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"--- lemnos starts {job.id} at {now}: {shlex.join(job.command.argv)}\n"
+
+
+def _status(child: subprocess.Popen[bytes]) -> JobStatus:
+    code = child.poll()
+    if code is None:
+        return JobStatus(alive=True, pids=(child.pid,))
+    if code < 0:
+        return JobStatus(alive=False, ended=f"was killed by {_signal_name(-code)}")
+    return JobStatus(alive=False, ended=f"ended with exit code {code}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _adopted_status(process: psutil.Process) -> JobStatus:
+    """Of a process that another supervisor started: its exit code is nobody's any more."""
+    with contextlib.suppress(psutil.Error):
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            return JobStatus(alive=True, pids=(process.pid,))
+    return JobStatus(alive=False, ended="ended (under an earlier supervisor)")
+
+
+def _kill_all(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=5)
