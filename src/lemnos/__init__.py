@@ -1,1 +1,85 @@
-"""lemnos."""
+"""lemnos: a model, machines and a load in; one measured, supervised endpoint out.
+
+``import lemnos`` is cheap: each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lemnos.api import (
+        Endpoint,
+        bench,
+        deployment_spec,
+        down,
+        endpoint,
+        get_record,
+        jobs,
+        list_records,
+        logs,
+        plan,
+        rerun,
+        restart,
+        status,
+        up,
+    )
+    from lemnos.errors import LemnosError, UsageError
+    from lemnos.wire.client import AsyncClient, Client
+
+_HOMES = {
+    "lemnos.errors": ("LemnosError", "UsageError"),
+    "lemnos.wire.client": ("AsyncClient", "Client"),
+    "lemnos.api": (
+        "Endpoint",
+        "bench",
+        "deployment_spec",
+        "down",
+        "endpoint",
+        "get_record",
+        "jobs",
+        "list_records",
+        "logs",
+        "plan",
+        "rerun",
+        "restart",
+        "status",
+        "up",
+    ),
+}
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Endpoint",
+    "LemnosError",
+    "UsageError",
+    "bench",
+    "deployment_spec",
+    "down",
+    "endpoint",
+    "get_record",
+    "jobs",
+    "list_records",
+    "logs",
+    "plan",
+    "rerun",
+    "restart",
+    "status",
+    "up",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            from importlib import import_module
+
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'lemnos' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

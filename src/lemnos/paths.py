@@ -46,11 +46,6 @@ def models_dir() -> Path:
     return writable(_base("models"))
 
 
-def deployment_dir(name: str) -> Path:
-    """One deployment's files: targets, keys, logs; private to its owner."""
-    return writable(state_dir() / "deployments" / name, mode=0o700)
-
-
 def writable(path: Path, *, mode: int = 0o755) -> Path:
     """``path`` as a directory that can be written, or an error that names the variable to set."""
     try:

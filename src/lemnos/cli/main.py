@@ -6,9 +6,11 @@ Nothing heavy is imported here: ``lemnos --help`` should cost what typer and ric
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from lemnos.cli import live, measure, models, up
 from lemnos.errors import LemnosError
 
 app = typer.Typer(
@@ -20,6 +22,31 @@ app = typer.Typer(
 )
 
 
+app.command()(up.up)
+app.command()(up.plan)
+app.command()(live.ps)
+app.command()(live.logs)
+app.command()(live.chat)
+app.command()(live.restart)
+app.command()(live.down)
+app.command()(measure.bench)
+app.add_typer(measure.records, name="records")
+app.add_typer(models.app, name="models")
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
+) -> None:
+    if version:
+        import lemnos
+
+        sys.stdout.write(f"lemnos {lemnos.__version__}\n")
+        raise typer.Exit
+
+
 def main() -> None:
     """Run the command line; a LemnosError becomes one sentence and its exit code."""
     try:
@@ -27,7 +54,7 @@ def main() -> None:
     except LemnosError as error:
         from lemnos.cli.output import err
 
-        err().print(f"[bold red]error:[/] ", end="")
+        err().print("[bold red]error:[/] ", end="")
         err().print(str(error), markup=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

@@ -296,12 +296,12 @@ def _unknown(name: str) -> LemnosError:
 
 def log_path(name: str, job: str) -> Path:
     """The log of ``engine-0``, ``gateway-0`` or ``supervisor``; kept after ``down``."""
-    directory = paths.state_dir() / "deployments" / Path(name).name
-    known = sorted(path.stem for path in directory.glob("*.log"))
+    files = Files.named(Path(name).name)
+    known = sorted(path.stem for path in files.directory.glob("*.log"))
     if not known:
         raise _unknown(name)
     if job not in known:
         raise UsageError(
             f"'{name}' has no log of '{job}'", fix=f"there are: {', '.join(known)}"
         )
-    return directory / f"{job}.log"
+    return files.log(job)

@@ -17,7 +17,13 @@ class Files:
 
     @classmethod
     def of(cls, name: str) -> Files:
-        return cls(paths.deployment_dir(name))
+        """The files of ``name``; the directory is made."""
+        return cls(paths.writable(cls.named(name).directory, mode=0o700))
+
+    @classmethod
+    def named(cls, name: str) -> Files:
+        """The files of ``name``, whether or not there are any: nothing is made."""
+        return cls(paths.state_dir() / "deployments" / name)
 
     @property
     def targets(self) -> Path:

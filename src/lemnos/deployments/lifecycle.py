@@ -144,6 +144,15 @@ def begin(engines: int, now: float) -> State:
     )
 
 
+def resume(state: State) -> State:
+    """A saved state, for a supervisor that starts again.
+
+    The last effects before a crash may have been done without being saved, so what the
+    gateway was told is unknown: it is told anew.
+    """
+    return state.model_copy(update={"published": None})
+
+
 def tick(
     state: State, seen: Observed, restart: RestartSpec, ready_timeout_s: float
 ) -> tuple[State, list[Effect]]:

@@ -61,7 +61,7 @@ class Supervisor:
         self._tails: dict[str, Tail] = {}
         self._probes = Probes()
         self._state = (
-            lifecycle.State.model_validate_json(row["state"])
+            lifecycle.resume(lifecycle.State.model_validate_json(row["state"]))
             if row["state"]
             else lifecycle.begin(self._plan.layout.replicas, time.time())
         )

@@ -52,6 +52,14 @@ def parse(text: str, kind: type[T], *, where: str) -> T:
         raise _explain(error, node, where) from None
 
 
+def validated(kind: type[T], data: dict[str, Any]) -> T:
+    """``data`` that came from flags or an API call as a ``kind``. Raises UsageError."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error, None, "") from None
+
+
 def _yaml_problem(error: yaml.YAMLError) -> str:
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     return f"is not valid YAML: {problem}"
@@ -80,12 +88,11 @@ def _explain(error: ValidationError, node: yaml.Node | None, where: str) -> Usag
         if item["type"] == "unknown_key":
             loc = (*loc, str(item["ctx"]["key"]))
         key = ".".join(str(part) for part in loc) or "document"
-        problems.append(
-            (_line(node, loc), key, item["msg"].removeprefix("Value error, "))
-        )
-    line, key, message = problems[0]
-    rest = [f"{where}:{line}: {key}: {message}" for line, key, message in problems[1:]]
-    return UsageError("\n".join([f"{key}: {message}", *rest]), where=f"{where}:{line}")
+        place = f"{where}:{_line(node, loc)}" if where else ""
+        problems.append((place, f"{key}: {item['msg'].removeprefix('Value error, ')}"))
+    place, first = problems[0]
+    rest = [": ".join(filter(None, problem)) for problem in problems[1:]]
+    return UsageError("\n".join([first, *rest]), where=place)
 
 
 def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:

@@ -300,7 +300,9 @@ def test_a_supervisor_that_starts_again_adopts_what_runs() -> None:
     world = World()
     before = world.state
     world.tick()
-    world.state = before  # killed after the starts, before the state was saved
+    world.state = life.resume(
+        before
+    )  # killed after the starts, before the state was saved
     effects = world.tick()
     assert not [e for e in effects if isinstance(e, Start)]
     world.until(Phase.ready)
@@ -360,10 +362,10 @@ def test_invariants(events: list[tuple[str, int, float]], engines: int) -> None:
                 world.now -= 100
         world.tick(seconds)
         if what == "crash" and world.finished is None:
-            world.state = saved
+            world.state = life.resume(saved)
         serving = {j.name for j in world.state.jobs if j.status == "ready"}
         if what != "crash" and world.state.phase in (Phase.ready, Phase.degraded):
-            assert set(world.published) <= serving, "routed to what is not ready"
+            assert set(world.published) <= serving, "routed to one not ready"
         if world.finished:
             assert not world.alive
             return

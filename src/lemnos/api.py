@@ -1,0 +1,331 @@
+"""The Python API, which the command line is built on: ``import lemnos``.
+
+>>> import lemnos
+>>> endpoint = lemnos.up()                     # the model that this machine can run
+>>> endpoint.url
+'http://127.0.0.1:5366/v1'
+>>> with endpoint.client() as client:
+...     client.generate("The capital of France is", max_tokens=5)
+>>> lemnos.down(endpoint.name)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lemnos
+from lemnos.benchmark.load import bench as run_bench
+from lemnos.deployments import deploy, prepare
+from lemnos.deployments.files import Tail, last_lines, this_run
+from lemnos.deployments.targets import client_keys
+from lemnos.errors import LemnosError, UsageError
+from lemnos.models.pull import Progress, Silent
+from lemnos.records.store import Store, new_record_id
+from lemnos.spec.deployment import (
+    DeploymentSpec,
+    EndpointSpec,
+    ModelSpec,
+    WorkloadSpec,
+)
+from lemnos.spec.document import load, validated
+from lemnos.spec.plan import Job, Plan
+from lemnos.spec.record import BenchSpec, Record
+from lemnos.spec.status import Status
+from lemnos.wire.client import AsyncClient, Client
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A deployment that is ready."""
+
+    name: str
+    url: str
+    """The base URL for SDKs, with ``/v1``."""
+    model: str
+    """The name to ask for."""
+    status: Status
+    already_up: bool
+    """It was running before; nothing was started or measured."""
+    measured: dict[str, float] = field(default_factory=dict)
+    """``ready_s``, ``pull_s``, ``start_s``, ``output_tokens_per_s``, ``ttft_ms``."""
+    record: str | None = None
+    """The id of the record of this start."""
+
+    def client(self, **options: Any) -> Client:
+        """A sync client of this endpoint."""
+        return Client(self.status.url, model=self.model, **self._key(), **options)
+
+    def async_client(self, **options: Any) -> AsyncClient:
+        """An async client of this endpoint."""
+        return AsyncClient(self.status.url, model=self.model, **self._key(), **options)
+
+    def _key(self) -> dict[str, Any]:
+        return {"api_key": _key_of(self.status)}
+
+
+def deployment_spec(
+    model: str | Path | DeploymentSpec | None = None, **changes: Any
+) -> DeploymentSpec:
+    """A spec from a model's name, source or path; from a ``.yaml`` file; or the default.
+
+    ``changes`` that are not None win over a file: ``name``, ``served_name``, ``revision``,
+    ``file``, ``context``, ``concurrency``, ``host``, ``port``, ``api_key_file``, ``on``,
+    ``ready_timeout_s``. Raises UsageError when something cannot be right.
+    """
+    if isinstance(model, DeploymentSpec):
+        base = model
+    elif model is not None and str(model).endswith((".yaml", ".yml")):
+        base = load(Path(model), DeploymentSpec)
+    else:
+        base = DeploymentSpec(
+            model=ModelSpec(source=str(model or prepare.default_model()))
+        )
+    return _changed(base, {k: v for k, v in changes.items() if v is not None})
+
+
+def plan(
+    model: str | Path | DeploymentSpec | None = None,
+    *,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> Plan:
+    """How the model would run on this machine: memory, settings, and why. Starts nothing.
+
+    Nothing is downloaded either: raises LemnosError for a model that is neither here nor
+    in the catalogue.
+    """
+    return prepare.plan_without_pulling(
+        deployment_spec(model, **changes), progress or Silent()
+    )
+
+
+def jobs(plan: Plan) -> list[Job]:
+    """The processes that ``up`` would start for ``plan``."""
+    return prepare.jobs_of(plan)
+
+
+def up(
+    model: str | Path | DeploymentSpec | None = None,
+    *,
+    progress: Progress | None = None,
+    watch: deploy.Watch | None = None,
+    **changes: Any,
+) -> Endpoint:
+    """Serve a model, and return when a real completion came through the endpoint.
+
+    ``progress`` is told of downloads, ``watch`` of each change of status. Running already
+    with the same spec, it is returned as it is. A Record is written in any case; on
+    failure or interruption everything that was started is stopped.
+    """
+    wanted = deployment_spec(model, **changes)
+    run = _Run("up", wanted)
+    try:
+        made = prepare.make_plan(wanted, progress or Silent())
+        run.plan = made
+        run.measured["pull_s"] = run.elapsed()
+        status, already = deploy.bring_up(made, watch or (lambda _: None))
+        if already:
+            return _endpoint(status, already_up=True)
+        run.measured["ready_s"] = run.elapsed()
+        run.measured["start_s"] = run.elapsed() - run.measured["pull_s"]
+        run.measured |= _first_tokens(status)
+        run.write("ok")
+        return _endpoint(status, measured=run.measured, record=run.id)
+    except (LemnosError, KeyboardInterrupt) as error:
+        run.write_failure(error)
+        raise
+
+
+def endpoint(name: str | None = None) -> Endpoint:
+    """A deployment that is up already (the only one, if not named)."""
+    now = deploy.status(deploy.resolve_name(name))[0]
+    return _endpoint(now, already_up=True)
+
+
+def status(name: str | None = None) -> list[Status]:
+    """What is deployed, or the deployment called ``name``."""
+    return deploy.status(name)
+
+
+def down(name: str | None = None, *, drain: bool = True) -> str:
+    """Stop a deployment (the only one, if not named) and give its name.
+
+    Open requests finish first, for up to 30 s, unless ``drain`` is false.
+    """
+    name = deploy.resolve_name(name)
+    deploy.take_down(name, drain=drain)
+    return name
+
+
+def restart(name: str | None = None, *, watch: deploy.Watch | None = None) -> Endpoint:
+    """Restart the engines of a deployment, and return when it is ready again."""
+    name = deploy.resolve_name(name)
+    return _endpoint(deploy.restart(name, watch or (lambda _: None)))
+
+
+def logs(
+    name: str | None = None,
+    *,
+    job: str = "engine-0",
+    lines: int = 100,
+    follow: bool = False,
+    poll_s: float = 0.2,
+) -> Iterator[str]:
+    """The last lines of a job's log, then, with ``follow``, each new line as it comes."""
+    path = deploy.log_path(name or deploy.resolve_name(None), job)
+    tail = Tail(path)
+    yield from last_lines(path, lines)
+    while follow:
+        yield from tail.lines()
+        time.sleep(poll_s)
+
+
+def bench(
+    target: str | BenchSpec | None = None,
+    *,
+    api_key: str | None = None,
+    **settings: Any,
+) -> Record:
+    """Measure an endpoint: a deployment's name, a URL, or the only deployment.
+
+    ``settings`` are BenchSpec's: requests, concurrency, input_tokens, output_tokens, model.
+    """
+    if isinstance(target, BenchSpec):
+        wanted = target
+    else:
+        data = {"target": target or deploy.resolve_name(None), **settings}
+        wanted = validated(BenchSpec, data)
+    url, model, key = _bench_target(wanted, api_key)
+    run = _Run("bench", wanted)
+    try:
+        run.measured = asyncio.run(run_bench(wanted, url, model, key))
+        return run.write("ok")
+    except (LemnosError, KeyboardInterrupt) as error:
+        run.write_failure(error)
+        raise
+
+
+def list_records(kind: str | None = None) -> list[Record]:
+    """Every record of this state directory, oldest first."""
+    return Store().records(kind)
+
+
+def get_record(id_: str) -> Record:
+    """One record, by its id, the beginning of it, or ``last``."""
+    return Store().record(id_)
+
+
+def rerun(
+    id_: str, *, progress: Progress | None = None, watch: deploy.Watch | None = None
+) -> Endpoint | Record:
+    """Do again what a record says was done: an ``up`` or a ``bench``."""
+    again = get_record(id_).spec
+    if isinstance(again, BenchSpec):
+        return bench(again)
+    return up(again, progress=progress, watch=watch)
+
+
+class _Run:
+    """A record in the making."""
+
+    def __init__(self, kind: str, wanted: DeploymentSpec | BenchSpec) -> None:
+        self.kind = kind
+        self.spec = wanted
+        self.plan: Plan | None = None
+        self.measured: dict[str, float] = {}
+        self.created = time.time()
+        self.id = new_record_id(self.created)
+        self._began = time.monotonic()
+
+    def elapsed(self) -> float:
+        return round(time.monotonic() - self._began, 3)
+
+    def write(self, outcome: str, error: dict[str, str] | None = None) -> Record:
+        log: list[str] = []
+        if error and self.plan:
+            path = deploy.Files.named(self.plan.name).log("engine-0")
+            log = this_run(last_lines(path, 200))[-50:]
+        memory = self.plan.memory if self.plan else None
+        made = Record.model_validate(
+            {
+                "id": self.id,
+                "kind": self.kind,
+                "created": self.created,
+                "lemnos": lemnos.__version__,
+                "outcome": outcome,
+                "error": error,
+                "spec": self.spec,
+                "plan": self.plan,
+                "predicted": {"memory_bytes": memory.total} if memory else {},
+                "measured": self.measured,
+                "engine_log": log,
+            }
+        )
+        Store().add_record(made)
+        return made
+
+    def write_failure(self, error: LemnosError | KeyboardInterrupt) -> None:
+        if isinstance(error, LemnosError):
+            self.write("failed", error.as_dict())
+        else:
+            self.write("interrupted", {"what": "interrupted", "where": "", "fix": ""})
+
+
+def _changed(base: DeploymentSpec, changes: dict[str, Any]) -> DeploymentSpec:
+    data = base.model_dump()
+    homes = {
+        "model": ModelSpec.model_fields,
+        "workload": WorkloadSpec.model_fields,
+        "endpoint": EndpointSpec.model_fields,
+    }
+    for key, value in changes.items():
+        home = next((name for name, fields in homes.items() if key in fields), None)
+        (data[home] if home else data)[key] = value
+    return validated(DeploymentSpec, data)
+
+
+def _endpoint(status: Status, *, already_up: bool = False, **more: Any) -> Endpoint:
+    return Endpoint(
+        name=status.name,
+        url=status.base_url,
+        model=status.model,
+        status=status,
+        already_up=already_up,
+        **more,
+    )
+
+
+def _first_tokens(status: Status) -> dict[str, float]:
+    """What one short streamed answer through the endpoint measures."""
+    one = BenchSpec(target=status.name, requests=1, input_tokens=16, output_tokens=48)
+    got = asyncio.run(run_bench(one, status.url, status.model, _key_of(status)))
+    return {
+        "output_tokens_per_s": round(1000.0 / got["tpot_ms_p50"], 1),
+        "ttft_ms": round(got["ttft_ms_p50"], 1),
+    }
+
+
+def _key_of(status: Status) -> str | None:
+    keys = client_keys(status.plan)
+    return keys[0] if keys else None
+
+
+def _bench_target(
+    wanted: BenchSpec, api_key: str | None
+) -> tuple[str, str, str | None]:
+    """URL without ``/v1``, model and key of what is to be measured."""
+    if "://" in wanted.target:
+        url = wanted.target.rstrip("/").removesuffix("/v1")
+        if wanted.model:
+            return url, wanted.model, api_key
+        with Client(url, api_key=api_key) as client:
+            return url, client.models()[0], api_key
+    now = deploy.status(deploy.resolve_name(wanted.target))[0]
+    if now.phase.over:
+        raise UsageError(f"'{now.name}' is not running", fix=f"lemnos up {now.model}")
+    return now.url, wanted.model or now.model, api_key or _key_of(now)

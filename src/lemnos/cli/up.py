@@ -1,0 +1,216 @@
+"""``lemnos up`` and ``lemnos plan``."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lemnos.cli import options
+from lemnos.cli.output import DownloadBars, Json, err, out, print_json, size, table
+
+if TYPE_CHECKING:
+    from lemnos.api import Endpoint
+    from lemnos.spec.plan import Job, Plan
+    from lemnos.spec.status import Status
+
+
+def up(
+    model: options.Model = None,
+    name: options.DeploymentName = None,
+    port: options.Port = None,
+    host: options.Host = None,
+    api_key_file: options.KeyFile = None,
+    context: options.Context = None,
+    concurrency: options.Concurrency = None,
+    served_name: options.ServedName = None,
+    revision: options.Revision = None,
+    file: options.File = None,
+    on: options.On = None,
+    ready_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that a start may take.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the plan and commands; start nothing."),
+    ] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay; Ctrl-C takes it down.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Serve a model: plan, pull, start, and wait until a real completion works."""
+    changes: dict[str, Any] = {
+        "name": name,
+        "port": port,
+        "host": host,
+        "api_key_file": api_key_file,
+        "context": context,
+        "concurrency": concurrency,
+        "served_name": served_name,
+        "revision": revision,
+        "file": file,
+        "on": on,
+        "ready_timeout_s": ready_timeout,
+    }
+    import lemnos
+
+    if dry_run:
+        _show_plan(lemnos.plan(model, **changes), as_json, commands=True)
+        return
+    # A closed terminal or a `kill` ends a start as Ctrl-C does: nothing is left half-done.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    with DownloadBars() as bars, Stages() as stages:
+        endpoint = lemnos.up(model, progress=bars, watch=stages.show, **changes)
+    _show_endpoint(endpoint, as_json)
+    if foreground:
+        _stay(endpoint.name)
+
+
+def plan(
+    model: options.Model = None,
+    context: options.Context = None,
+    concurrency: options.Concurrency = None,
+    revision: options.Revision = None,
+    file: options.File = None,
+    as_json: Json = False,
+) -> None:
+    """Show how a model would run on this machine, and why; start nothing."""
+    import lemnos
+
+    made = lemnos.plan(
+        model, context=context, concurrency=concurrency, revision=revision, file=file
+    )
+    _show_plan(made, as_json, commands=False)
+
+
+class Stages:
+    """One line on the terminal that says what is going on while a deployment starts."""
+
+    def __init__(self) -> None:
+        self._console = err()
+        self._live: Any = None
+        self._said = ""
+        self._planned = False
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Stages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, status: Status) -> None:
+        """A change of status: the plan's reasons once, then each stage."""
+        if not self._planned:
+            self._planned = True
+            for reason in status.plan.reasons:
+                self._console.print(f"  {reason}", style="dim", markup=False)
+        text = status.stage or str(status.phase)
+        if text == self._said:
+            return
+        self._said = text
+        if not self._console.is_terminal:
+            self._console.print(f"{status.name}: {text}", markup=False)
+            return
+        if self._live is None:
+            self._live = self._console.status(text)
+            self._live.start()
+        self._live.update(f"{status.name}: {text}")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _stay(name: str) -> None:
+    """Wait until the deployment is over or somebody interrupts, and take it down."""
+    import lemnos
+
+    err().print("Ctrl-C takes it down.", style="dim")
+    try:
+        while any(s.name == name and not s.phase.over for s in lemnos.status()):
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        pass
+    if any(status.name == name for status in lemnos.status()):
+        lemnos.down(name)
+
+
+def _show_endpoint(endpoint: Endpoint, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "name": endpoint.name,
+                "url": endpoint.url,
+                "model": endpoint.model,
+                "already_up": endpoint.already_up,
+                "record": endpoint.record,
+                **endpoint.measured,
+            }
+        )
+        return
+    console = out()
+    if endpoint.already_up:
+        console.print(f"[bold]{endpoint.name}[/] was up already")
+    else:
+        got = endpoint.measured
+        console.print(
+            f"[bold green]ready[/] in {got['ready_s']:.1f} s, "
+            f"{got['output_tokens_per_s']:.0f} tokens/s for one stream"
+        )
+    console.print(f"  model  {endpoint.model}", markup=False)
+    console.print(f"  URL    {endpoint.url}", markup=False)
+    console.print(
+        f"  next   lemnos chat | lemnos ps | lemnos down {endpoint.name}",
+        style="dim",
+        markup=False,
+    )
+
+
+def _show_plan(made: Plan, as_json: bool, *, commands: bool) -> None:
+    import lemnos
+
+    jobs = lemnos.jobs(made) if commands else []
+    if as_json:
+        print_json({"plan": made, "jobs": jobs} if commands else made)
+        return
+    console = out()
+    console.print(
+        f"[bold]{made.served_name}[/] on {made.engine} {made.engine_version}, this machine"
+    )
+    for reason in made.reasons:
+        console.print(f"  {reason}", markup=False)
+    memory = made.memory
+    grid = table("memory", "bytes", "")
+    for label, count in (
+        ("weights", memory.weights),
+        (
+            f"KV cache, {made.settings.slots} x {made.settings.context} tokens",
+            memory.kv_cache,
+        ),
+        ("compute", memory.compute),
+        ("total", memory.total),
+        ("free on this machine", memory.free),
+    ):
+        grid.add_row(label, str(count), size(count))
+    console.print(grid)
+    for rejected in made.rejected:
+        console.print(f"  not {rejected.option}: {rejected.reason}", markup=False)
+    _show_jobs(jobs)
+
+
+def _show_jobs(jobs: list[Job]) -> None:
+    import shlex
+
+    console = out()
+    for job in jobs:
+        where = f"{job.host}:{job.port}" if job.port else f"{job.host}, a free port"
+        console.print(f"\n[bold]{job.role}-{job.index}[/] listens on {where}")
+        words = [f"{k}={shlex.quote(v)}" for k, v in job.command.env.items()]
+        words.append(shlex.join(job.command.argv))
+        console.print("  " + " ".join(words), markup=False)

@@ -1,0 +1,77 @@
+"""From a spec to a plan: ask the machine and the model, then let the planner decide."""
+
+from __future__ import annotations
+
+import re
+
+from lemnos.engines.base import Engine, JobFiles, engine_named
+from lemnos.deployments.files import Files
+from lemnos.deployments.supervisor import gateway_job
+from lemnos.errors import UsageError
+from lemnos.hardware.host import probe_host
+from lemnos.models.facts import model_facts
+from lemnos.models.pull import Progress, pull
+from lemnos.planning.llamacpp import plan_llamacpp
+from lemnos.spec.deployment import DEFAULT_PORT, DeploymentSpec
+from lemnos.spec.facts import Host, LocalModel, ModelFacts
+from lemnos.spec.plan import Job, Plan
+
+
+def make_plan(spec: DeploymentSpec, progress: Progress) -> Plan:
+    """Pull the model if it is not here, and plan ``spec`` on this machine."""
+    host = probe_host()
+    model = pull(spec.model, progress)
+    return plan_for(spec, model, model_facts(model), host)
+
+
+def plan_for(
+    spec: DeploymentSpec, model: LocalModel, facts: ModelFacts, host: Host
+) -> Plan:
+    """The plan of ``spec`` for a model that is known."""
+    engine = _engine_for(spec, model)
+    if refusal := engine.refusal(host):
+        raise refusal
+    name = spec.name or _as_name(spec.model.served_name or model.name)
+    return plan_llamacpp(name, spec, model, facts, host, engine.version())
+
+
+def jobs_of(plan: Plan) -> list[Job]:
+    """The jobs that ``plan`` will start, for ``--dry-run``: the same code as the real run.
+
+    Ports of engines are chosen when they start; they show as 0 here.
+    """
+    files = Files.named(plan.name)
+    engine = engine_named(plan.engine)
+    port = plan.spec.endpoint.port or DEFAULT_PORT
+    engines = [
+        engine.job(
+            plan,
+            index,
+            0,
+            JobFiles(
+                log=str(files.log(f"engine-{index}")), key_file=str(files.engine_key)
+            ),
+        )
+        for index in range(plan.layout.replicas)
+    ]
+    return [
+        gateway_job(plan, f"http://{plan.spec.endpoint.host}:{port}", files),
+        *engines,
+    ]
+
+
+def _engine_for(spec: DeploymentSpec, model: LocalModel) -> Engine:
+    engine = engine_named(spec.engine or "llamacpp")
+    if model.format not in engine.formats:
+        raise UsageError(
+            f"{model.name} is {model.format}; the {engine.name} engine serves {', '.join(engine.formats)}",
+            where=model.path,
+            fix="give a GGUF of this model: a .gguf file, or a hub repository that has one",
+        )
+    return engine
+
+
+def _as_name(text: str) -> str:
+    """A model's name as a deployment's: lower case, other characters as '-'."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:53].strip("-")
+    return name or "model"
