@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from lemnos.engines.base import Engine, JobFiles, engine_named
 from lemnos.deployments.files import Files
 from lemnos.deployments.supervisor import gateway_job
+from lemnos.engines.base import Engine, JobFiles, engine_named
 from lemnos.errors import UsageError
 from lemnos.hardware.host import probe_host
 from lemnos.models.facts import model_facts

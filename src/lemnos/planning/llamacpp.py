@@ -107,11 +107,10 @@ def _too_much(memory: Memory) -> str:
 def _reasons(
     facts: ModelFacts, host: Host, settings: EngineSettings, asked: int | None
 ) -> tuple[str, ...]:
-    gpus = len(host.gpus)
     where = (
         "this machine has no GPU, so the embedded engine (llama.cpp) runs it on the CPU"
-        if not gpus
-        else f"a GGUF runs on the embedded engine (llama.cpp), on the CPU: its {gpus} GPUs stay free"
+        if not host.gpus
+        else "a GGUF runs on the embedded engine (llama.cpp), on the CPU: its GPUs stay free"
     )
     context = (
         f"context {settings.context}: asked for"

@@ -1,0 +1,144 @@
+"""The local launcher, with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lemnos.errors import LemnosError
+from lemnos.launchers.local import LocalLauncher
+from lemnos.spec.plan import Command, Job
+from tests.waiting import until
+
+SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
+DEAF = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    "print('up', flush=True); time.sleep(600)"
+)
+PARENT = (
+    "import subprocess, sys, time;"
+    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
+    " start_new_session=True); print('up', flush=True); time.sleep(600)"
+)
+
+
+@pytest.fixture
+def launcher() -> Iterator[LocalLauncher]:
+    made = LocalLauncher("box")
+    yield made
+    made.sweep()
+
+
+def job(tmp_path: Path, code: str, **env: str) -> Job:
+    return Job(
+        deployment="box",
+        role="engine",
+        command=Command(argv=(sys.executable, "-S", "-c", code), env=env),
+        port=1,
+        log=str(tmp_path / "engine-0.log"),
+    )
+
+
+def started(launcher: LocalLauncher, job: Job) -> int:
+    launcher.submit(job)
+    until(lambda: "up\n" in Path(job.log).read_text())
+    return launcher.status()["engine-0"].pids[0]
+
+
+def test_a_job_runs_in_a_session_of_its_own_and_writes_its_log(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    code = "import os; print(os.environ['COLOUR']); print('up', flush=True); import time; time.sleep(600)"
+    pid = started(launcher, job(tmp_path, code, COLOUR="red $(id)"))
+    assert os.getsid(pid) == pid
+    log = (tmp_path / "engine-0.log").read_text()
+    assert log.startswith("--- lemnos starts box/engine-0 at ")
+    assert "red $(id)\n" in log
+
+
+def test_how_a_job_ended_is_said_in_words(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    launcher.submit(job(tmp_path, "raise SystemExit(3)"))
+    until(lambda: not launcher.status()["engine-0"].alive)
+    assert launcher.status()["engine-0"].ended == "ended with exit code 3"
+    os.kill(started(launcher, job(tmp_path, SLEEPER)), signal.SIGKILL)
+    until(lambda: not launcher.status()["engine-0"].alive)
+    assert launcher.status()["engine-0"].ended == "was killed by SIGKILL"
+
+
+def test_signal_asks_and_kill_insists(launcher: LocalLauncher, tmp_path: Path) -> None:
+    started(launcher, job(tmp_path, SLEEPER))
+    launcher.signal("engine-0")
+    until(lambda: not launcher.status()["engine-0"].alive)
+    assert launcher.status()["engine-0"].ended == "was killed by SIGTERM"
+    (tmp_path / "engine-0.log").unlink()
+    started(launcher, job(tmp_path, DEAF))
+    launcher.signal("engine-0")
+    launcher.signal("engine-0", kill=True)
+    until(lambda: not launcher.status()["engine-0"].alive)
+
+
+def test_kill_takes_children_in_other_sessions_too(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    pid = started(launcher, job(tmp_path, PARENT))
+    children = psutil.Process(pid).children()
+    assert children
+    launcher.signal("engine-0", kill=True)
+    assert not [c for c in children if c.is_running() and c.status() != "zombie"]
+
+
+def test_another_launcher_adopts_what_runs(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    pid = started(launcher, job(tmp_path, SLEEPER))
+    again = LocalLauncher("box")
+    assert again.status()["engine-0"].pids == (pid,)
+    assert LocalLauncher("other").status() == {}
+    again.signal("engine-0")
+    until(lambda: not again.status()["engine-0"].alive)
+    assert "ended" in again.status()["engine-0"].ended
+
+
+def test_another_home_is_another_deployment(
+    launcher: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(launcher, job(tmp_path, SLEEPER))
+    with monkeypatch.context() as other:
+        other.setenv("LEMNOS_HOME", str(tmp_path / "elsewhere"))
+        assert LocalLauncher("box").status() == {}
+        assert LocalLauncher("box").sweep() == 0
+    assert LocalLauncher("box").sweep() == 1
+
+
+def test_what_cannot_be_started_is_a_sentence(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    bad = job(tmp_path, "").model_copy(
+        update={"command": Command(argv=("/no/such/binary",))}
+    )
+    with pytest.raises(LemnosError, match="cannot be started .*: /no/such/binary"):
+        launcher.submit(bad)
+
+
+def test_render_quotes_every_value_for_the_shell(tmp_path: Path) -> None:
+    code = "import os, sys; print(os.environ['X'], sys.argv[1:])"
+    evil = "a b'\"$(touch /tmp/never)`id`\nnext"
+    made = job(tmp_path, code, X=evil)
+    argv = (*made.command.argv, evil)
+    made = made.model_copy(
+        update={"command": made.command.model_copy(update={"argv": argv})}
+    )
+    script = LocalLauncher("box").render([made])["engine-0.sh"]
+    ran = subprocess.run(
+        ["sh", "-c", script], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == f"{evil} {[evil]!r}\n"
