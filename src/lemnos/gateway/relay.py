@@ -1,0 +1,159 @@
+"""One request to one target, byte for byte, and what happens when that breaks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import aiohttp
+
+from lemnos.gateway.table import TargetKeys
+from lemnos.spec.targets import Target
+from lemnos.wire.errors import Protocol, error_body, error_event
+from lemnos.wire.sse import whole_events
+
+CONNECT_S = 5.0
+IDLE_S = 600.0
+"""A target that sends nothing for so long has hung (a long prompt on a CPU takes minutes)."""
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+# RFC 9110, 7.6.1; and what belongs to one leg of the way only.
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te "
+    b"trailer transfer-encoding upgrade".split()
+)
+NOT_UPSTREAM = HOP_BY_HOP | frozenset(
+    b"host content-length authorization x-api-key cookie origin referer expect".split()
+)
+NOT_DOWNSTREAM = HOP_BY_HOP | frozenset([b"server", b"date"])
+
+
+class Relay:
+    """Sends requests to targets and answers back to clients."""
+
+    def __init__(self) -> None:
+        self.in_flight: Counter[str] = Counter()
+        self._keys = TargetKeys()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=CONNECT_S, sock_read=IDLE_S
+            ),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def close(self) -> None:
+        """Close the connections to targets."""
+        await self._session.close()
+
+    async def to_first_that_answers(
+        self,
+        targets: Iterable[Target],
+        path: str,
+        headers: Headers,
+        body: bytes,
+        protocol: Protocol,
+        send: Send,
+    ) -> None:
+        """Try targets in their order until one answers; 502 when none does.
+
+        The same request goes to the next target as long as no byte went to the client.
+        """
+        problem = ""
+        for target in targets:
+            self.in_flight[target.name] += 1
+            try:
+                await self._to_target(target, path, headers, body, protocol, send)
+                return
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                problem = f"{target.name}: {str(error) or type(error).__name__}"
+            finally:
+                self.in_flight[target.name] -= 1
+        message = f"no replica answered ({problem})"
+        await answer(send, 502, error_body(protocol, 502, message))
+
+    async def _to_target(
+        self,
+        target: Target,
+        path: str,
+        headers: Headers,
+        body: bytes,
+        protocol: Protocol,
+        send: Send,
+    ) -> None:
+        """Relay. Raises only while nothing has been sent to the client."""
+        upstream = self._session.post(
+            target.base_url + path,
+            data=body,
+            headers=self._headers_for(target, headers),
+            allow_redirects=False,
+        )
+        async with upstream as response:
+            kept = [
+                (key, value)
+                for key, value in response.raw_headers
+                if (low := key.lower()) not in NOT_DOWNSTREAM
+                and not low.startswith(b"access-control-")
+            ]
+            if not response.content_type.startswith("text/event-stream"):
+                # Read whole before the first byte goes out: while it is not out, another
+                # target can still answer.
+                whole = await response.read()
+                await _start(send, response.status, kept)
+                await send({"type": "http.response.body", "body": whole})
+                return
+            await _start(send, response.status, kept)
+            await _stream(response, target, protocol, send)
+
+    def _headers_for(self, target: Target, headers: Headers) -> dict[str, str]:
+        """The client's headers, less its credentials, with the target's own key."""
+        kept = {
+            key.decode("latin-1"): value.decode("latin-1")
+            for key, value in headers
+            if key not in NOT_UPSTREAM
+        }
+        if key := self._keys.of(target.key_file):
+            kept["Authorization"] = f"Bearer {key}"
+        return kept
+
+
+async def answer(
+    send: Send, status: int, body: bytes, *, headers: Headers | None = None
+) -> None:
+    """A whole JSON answer."""
+    length = (b"content-length", str(len(body)).encode())
+    kind = (b"content-type", b"application/json")
+    await _start(send, status, [kind, length, *(headers or [])])
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _start(send: Send, status: int, headers: Headers) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _stream(
+    response: aiohttp.ClientResponse, target: Target, protocol: Protocol, send: Send
+) -> None:
+    """Whole events as they come. A stream that breaks ends with an error event.
+
+    An event that has only begun is held back until it is whole: if it never is, the
+    client gets an error event instead of half a line of JSON.
+    """
+    held = b""
+    try:
+        async for chunk in response.content.iter_any():
+            held += chunk
+            if whole := whole_events(held):
+                body, held = held[:whole], held[whole:]
+                await send(
+                    {"type": "http.response.body", "body": body, "more_body": True}
+                )
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        why = str(error) or type(error).__name__
+        held = error_event(protocol, 502, f"{target.name} broke off: {why}")
+    await send({"type": "http.response.body", "body": held})

@@ -1,0 +1,170 @@
+"""This machine as it is now: what this process may use of it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from lemnos.spec.facts import Gpu, Host
+
+NVIDIA_QUERY = ("--query-gpu=index,name,memory.total,memory.free",)
+NVIDIA_TIMEOUT_S = 15.0
+
+
+def probe_host(root: Path = Path("/")) -> Host:
+    """Cores, memory, CPU, GPUs. ``root`` is where /proc and /sys are looked for.
+
+    Affinity and cgroup limits (v1 and v2) count: a container is told of its share, not of
+    the machine. What cannot be read is None.
+    """
+    cpuinfo = _read(root / "proc/cpuinfo")
+    total, available = parse_meminfo(_read(root / "proc/meminfo"))
+    limit, used = _cgroup_memory(root)
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
+    quota = _cgroup_cpus(root)
+    return Host(
+        name=socket.gethostname(),
+        architecture=platform.machine(),
+        cpu=parse_cpu_model(cpuinfo),
+        cores=max(1, min(cores or 1, int(quota) if quota else cores or 1)),
+        cpu_flags=parse_cpu_flags(cpuinfo),
+        memory_bytes=min(total, limit) if limit else total,
+        free_bytes=min(available, max(0, limit - used)) if limit else available,
+        libgomp=_has_libgomp(),
+        gpus=_nvidia_gpus(),
+    )
+
+
+def parse_meminfo(text: str) -> tuple[int, int]:
+    """(MemTotal, MemAvailable) of /proc/meminfo, in bytes; 0 for what is not there."""
+    values = {}
+    for line in text.splitlines():
+        key, _, rest = line.partition(":")
+        words = rest.split()
+        if words and words[0].isdigit():
+            values[key] = int(words[0]) * 1024  # meminfo's kB are KiB
+    return values.get("MemTotal", 0), values.get(
+        "MemAvailable", values.get("MemFree", 0)
+    )
+
+
+def parse_cpu_model(text: str) -> str | None:
+    """The CPU's name in /proc/cpuinfo; None on architectures that do not say."""
+    return _cpuinfo_value(text, "model name")
+
+
+def parse_cpu_flags(text: str) -> tuple[str, ...]:
+    """The CPU's features in /proc/cpuinfo: ``flags`` on x86, ``Features`` on Arm."""
+    flags = _cpuinfo_value(text, "flags") or _cpuinfo_value(text, "Features") or ""
+    return tuple(sorted(flags.split()))
+
+
+def parse_cpu_quota(v2: str, v1_quota: str, v1_period: str) -> float | None:
+    """CPUs that a cgroup may use (``cpu.max``; or quota and period of v1); None: no limit."""
+    quota, _, period = v2.strip().partition(" ") if v2 else (v1_quota, "", v1_period)
+    try:
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def parse_bytes(text: str) -> int | None:
+    """A cgroup's count of bytes; None for ``max``, for v1's "no limit", and for nothing."""
+    try:
+        count = int(text)
+    except ValueError:
+        return None
+    return count if count < 1 << 60 else None
+
+
+def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
+    """GPUs of ``nvidia-smi --format=csv,noheader,nounits`` (MiB); fields may be ``[N/A]``."""
+    gpus = []
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) == 4 and fields[0].isdigit():
+            index, name, total, free = fields
+            gpus.append(
+                Gpu(
+                    index=int(index),
+                    name=name,
+                    memory_bytes=_mib(total),
+                    free_bytes=_mib(free),
+                )
+            )
+    return tuple(gpus)
+
+
+def _cpuinfo_value(text: str, key: str) -> str | None:
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return None
+
+
+def _mib(text: str) -> int | None:
+    return int(text) * 1024**2 if text.isdigit() else None
+
+
+def _cgroup_memory(root: Path) -> tuple[int | None, int]:
+    """(the limit of this process's cgroup or None, what it uses)."""
+    cgroup = root / "sys/fs/cgroup"
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        if count := parse_bytes(_read(cgroup / limit)):
+            return count, parse_bytes(_read(cgroup / used)) or 0
+    return None, 0
+
+
+def _cgroup_cpus(root: Path) -> float | None:
+    cgroup = root / "sys/fs/cgroup"
+    return parse_cpu_quota(
+        _read(cgroup / "cpu.max"),
+        _read(cgroup / "cpu/cpu.cfs_quota_us"),
+        _read(cgroup / "cpu/cpu.cfs_period_us"),
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _has_libgomp() -> bool:
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _nvidia_gpus() -> tuple[Gpu, ...]:
+    binary = shutil.which("nvidia-smi")
+    if binary is None:
+        return ()
+    command = [binary, *NVIDIA_QUERY, "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=NVIDIA_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return parse_nvidia_smi(done.stdout)
