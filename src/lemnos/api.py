@@ -21,10 +21,10 @@ from typing import Any
 import lemnos
 from lemnos.benchmark.load import bench as run_bench
 from lemnos.deployments import deploy, prepare
-from lemnos.deployments.files import Tail, last_lines, this_run
+from lemnos.deployments.files import Files, Tail, last_lines, this_run
 from lemnos.deployments.targets import client_keys
 from lemnos.errors import LemnosError, UsageError
-from lemnos.models.pull import Progress, Silent
+from lemnos.models.progress import Progress, Silent
 from lemnos.records.store import Store, new_record_id
 from lemnos.spec.deployment import (
     DeploymentSpec,
@@ -69,9 +69,9 @@ class Endpoint:
 
 
 def deployment_spec(
-    model: str | Path | DeploymentSpec | None = None, **changes: Any
+    model: str | Path | DeploymentSpec, **changes: Any
 ) -> DeploymentSpec:
-    """A spec from a model's name, source or path; from a ``.yaml`` file; or the default.
+    """A spec from a model's name, source or path, or from a ``.yaml`` file.
 
     ``changes`` that are not None win over a file: ``name``, ``served_name``, ``revision``,
     ``file``, ``context``, ``concurrency``, ``host``, ``port``, ``api_key_file``, ``on``,
@@ -79,12 +79,10 @@ def deployment_spec(
     """
     if isinstance(model, DeploymentSpec):
         base = model
-    elif model is not None and str(model).endswith((".yaml", ".yml")):
+    elif str(model).endswith((".yaml", ".yml")):
         base = load(Path(model), DeploymentSpec)
     else:
-        base = DeploymentSpec(
-            model=ModelSpec(source=str(model or prepare.default_model()))
-        )
+        base = DeploymentSpec(model=ModelSpec(source=str(model)))
     return _changed(base, {k: v for k, v in changes.items() if v is not None})
 
 
@@ -99,9 +97,8 @@ def plan(
     Nothing is downloaded either: raises LemnosError for a model that is neither here nor
     in the catalogue.
     """
-    return prepare.plan_without_pulling(
-        deployment_spec(model, **changes), progress or Silent()
-    )
+    wanted = _spec_or_default(model, progress or Silent(), changes)
+    return prepare.plan_without_pulling(wanted)
 
 
 def jobs(plan: Plan) -> list[Job]:
@@ -122,7 +119,7 @@ def up(
     with the same spec, it is returned as it is. A Record is written in any case; on
     failure or interruption everything that was started is stopped.
     """
-    wanted = deployment_spec(model, **changes)
+    wanted = _spec_or_default(model, progress or Silent(), changes)
     run = _Run("up", wanted)
     try:
         made = prepare.make_plan(wanted, progress or Silent())
@@ -248,7 +245,7 @@ class _Run:
     def write(self, outcome: str, error: dict[str, str] | None = None) -> Record:
         log: list[str] = []
         if error and self.plan:
-            path = deploy.Files.named(self.plan.name).log("engine-0")
+            path = Files.named(self.plan.name).log("engine-0")
             log = this_run(last_lines(path, 200))[-50:]
         memory = self.plan.memory if self.plan else None
         made = Record.model_validate(
@@ -274,6 +271,14 @@ class _Run:
             self.write("failed", error.as_dict())
         else:
             self.write("interrupted", {"what": "interrupted", "where": "", "fix": ""})
+
+
+def _spec_or_default(
+    model: str | Path | DeploymentSpec | None,
+    progress: Progress,
+    changes: dict[str, Any],
+) -> DeploymentSpec:
+    return deployment_spec(model or prepare.default_model(progress), **changes)
 
 
 def _changed(base: DeploymentSpec, changes: dict[str, Any]) -> DeploymentSpec:

@@ -87,6 +87,11 @@ def read(path: Path) -> Holder | None:
         return None
 
 
+def holder_alive(path: Path) -> bool:
+    """Whether somebody holds the lease at ``path`` now: it is there, and not stale."""
+    return path.exists() and not _stale(path, read(path))
+
+
 def _take(
     path: Path,
     what: str,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
+from pathlib import Path
 
 from lemnos.deployments.files import Files
 from lemnos.deployments.supervisor import gateway_job
 from lemnos.engines.base import Engine, JobFiles, engine_named
-from lemnos.errors import UsageError
+from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware.host import probe_host
+from lemnos.models.catalogue import catalogue, entry_of_source
 from lemnos.models.facts import model_facts
-from lemnos.models.pull import Progress, pull
-from lemnos.planning.llamacpp import plan_llamacpp
+from lemnos.models.progress import Progress
+from lemnos.models.pull import at_hand, pull, resolve
+from lemnos.models.store import home_of
+from lemnos.planning.llamacpp import memory_of, plan_llamacpp
 from lemnos.spec.deployment import DEFAULT_PORT, DeploymentSpec
 from lemnos.spec.facts import Host, LocalModel, ModelFacts
 from lemnos.spec.plan import Job, Plan
@@ -22,6 +27,50 @@ def make_plan(spec: DeploymentSpec, progress: Progress) -> Plan:
     host = probe_host()
     model = pull(spec.model, progress)
     return plan_for(spec, model, model_facts(model), host)
+
+
+def plan_without_pulling(spec: DeploymentSpec) -> Plan:
+    """The plan of ``spec``, from the model that is here or from what the catalogue knows of it."""
+    source = resolve(spec.model)
+    model = at_hand(spec.model, source)
+    if model is not None:
+        return plan_for(spec, model, model_facts(model), probe_host())
+    entry = entry_of_source(str(source))
+    if entry is None:
+        raise LemnosError(
+            f"{spec.model.source} is not here, so its header cannot be read",
+            fix=f"pull it first: lemnos models pull {shlex.quote(spec.model.source)}",
+        )
+    facts = entry.model_facts()
+    path = home_of(source, source.revision, source.file) / Path(str(source.file)).name
+    model = LocalModel(
+        name=entry.name,
+        source=str(source),
+        revision=source.revision,
+        format=facts.format,
+        path=str(path),
+        bytes=entry.bytes,
+        sha256=entry.sha256,
+    )
+    return plan_for(spec, model, facts, probe_host())
+
+
+def default_model(progress: Progress) -> str:
+    """The catalogue's first model that fits on this machine; ``progress`` is told why."""
+    host = probe_host()
+    free = f"{host.cores} cores, {host.free_bytes / 1024**3:.1f} GiB free"
+    for entry in catalogue():
+        least = memory_of(entry.model_facts(), 512, 1, host.free_bytes)
+        if least.total <= host.free_bytes:
+            progress.note(
+                f"no model was named: {entry.name} ({entry.about}) suits this machine ({free})"
+            )
+            return entry.name
+    raise LemnosError(
+        f"no model of the catalogue fits here ({free})",
+        where=host.name,
+        fix="free some memory",
+    )
 
 
 def plan_for(
