@@ -19,10 +19,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def out() -> Console:
-    """The console for results."""
+    """The console for results. Tables keep their columns whole: a line that is longer than
+    the terminal is wrapped by it, or read by a program."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, 160)
+    return console
 
 
 def err() -> Console:

@@ -112,13 +112,13 @@ def _reasons(
         if not host.gpus
         else "a GGUF runs on the embedded engine (llama.cpp), on the CPU: its GPUs stay free"
     )
-    context = (
-        f"context {settings.context}: asked for"
-        if asked
-        else f"context {settings.context}: what fits, of the model's {facts.max_context}"
-        if settings.context < facts.max_context
-        else f"context {settings.context}: all that the model was trained for"
-    )
+    context = f"context {settings.context}"
+    if asked:
+        context += ": asked for"
+    elif settings.context < facts.max_context:
+        context += f" of the model's {facts.max_context}; --context asks for another"
+    else:
+        context += ": all that the model was trained for"
     return (
         where,
         f"{settings.threads} threads: one for each core this process may use",
