@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +42,6 @@ def fetch(
     file: RemoteFile,
     directory: Path,
     progress: Progress,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Have ``file`` whole and checked in ``directory``.
 
@@ -56,7 +55,7 @@ def fetch(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     for last_try in (False, True):
-        _receive(http, file, part, progress, sleep)
+        _receive(http, file, part, progress)
         if matches(part, file):
             _settle(part, target)
             return
@@ -96,7 +95,6 @@ def _receive(
     file: RemoteFile,
     part: Path,
     progress: Progress,
-    sleep: Callable[[float], None],
 ) -> None:
     """Bring ``part`` to the file's full size, over as many requests as it takes."""
     have = _size(part)
@@ -117,7 +115,7 @@ def _receive(
                 where=file.url,
                 fix="run it again: it goes on where it stopped",
             )
-        sleep(min(max(wait, 2.0 ** (failures - 1)), LONGEST_WAIT_S))
+        time.sleep(min(max(wait, 2.0 ** (failures - 1)), LONGEST_WAIT_S))
 
 
 def _one_request(
@@ -141,7 +139,9 @@ def _one_request(
                 raise _refused(answer, file)
             resumes = answer.status_code == 206
             with _disk_errors(part), part.open("ab" if resumes else "wb") as out:
-                for data in answer.iter_bytes(CHUNK):
+                for (
+                    data
+                ) in answer.iter_bytes():  # as it comes: nothing is lost in a cut
                     out.write(data)
                     progress.advance(len(data))
     except httpx2.HTTPError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -135,9 +137,9 @@ def _pull_from_hub(spec: ModelSpec, source: Source, progress: Progress) -> Local
         with store.being_filled(home) as directory:
             here = sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
             _check_disk(directory, sum(f.size for f in choice.files), here)
-            http = _session(source)
-            for one in choice.files:
-                fetch(http, one, directory, progress)
+            with _session(source) as http:
+                for one in choice.files:
+                    fetch(http, one, directory, progress)
             main = directory / choice.main
             verify.check_structure(main, choice.format)
             if spec.sha256:
@@ -150,13 +152,16 @@ def _pull_from_hub(spec: ModelSpec, source: Source, progress: Progress) -> Local
     return _loaded(home)
 
 
-def _session(source: Source) -> httpx2.Client:
+@contextlib.contextmanager
+def _session(source: Source) -> Iterator[httpx2.Client]:
     """An HTTP client: huggingface_hub's own for its hub, so that its settings hold."""
     if source.kind == "hf":
         from huggingface_hub import get_session
 
-        return get_session()
-    return httpx2.Client(follow_redirects=True, timeout=30.0)
+        yield get_session()  # shared by all that use the hub: it stays open
+        return
+    with httpx2.Client(follow_redirects=True, timeout=30.0) as http:
+        yield http
 
 
 def _check_disk(directory: Path, needed: int, here: int) -> None:
