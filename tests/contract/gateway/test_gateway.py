@@ -1,0 +1,484 @@
+"""The gateway's own process, in front of engines that do what the test says."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx2
+import openai
+import pytest
+
+from lemnos.deployments.targets import write_table
+from lemnos.spec.targets import Route, Target, TargetTable
+from tests import upstream
+from tests.waiting import until
+
+CHAT = "/v1/chat/completions"
+BODY = {
+    "model": "m",
+    "messages": [{"role": "user", "content": "hi"}],
+    "unknown": {"x": 1},
+}
+
+
+@dataclass
+class Gateway:
+    """A running gateway."""
+
+    url: str
+    table: Path
+    process: subprocess.Popen[str]
+
+    def write(
+        self, *urls: str, keys: tuple[str, ...] = (), key_file: str | None = None
+    ) -> None:
+        table = table_of(*urls, keys=keys, key_file=key_file)
+        write_table(self.table, table)
+
+    def post(self, body: Any = BODY, path: str = CHAT, **more: Any) -> httpx2.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        with httpx2.Client(trust_env=False, timeout=30) as client:
+            return client.post(self.url + path, content=content, **more)
+
+    def get(self, path: str, **more: Any) -> httpx2.Response:
+        with httpx2.Client(trust_env=False, timeout=30) as client:
+            return client.get(self.url + path, **more)
+
+
+def table_of(
+    *urls: str, keys: tuple[str, ...] = (), key_file: str | None = None
+) -> TargetTable:
+    targets = tuple(
+        Target(name=f"engine-{n}", base_url=url, key_file=key_file)
+        for n, url in enumerate(urls)
+    )
+    digests = tuple(hashlib.sha256(key.encode()).hexdigest() for key in keys)
+    route = Route(model="m", targets=targets, created=1_700_000_000, context=4096)
+    return TargetTable(revision=1, routes=(route,), key_digests=digests)
+
+
+Start = Callable[..., Gateway]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts gateways in front of engine URLs; ends them after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def _start(*urls: str, **more: Any) -> Gateway:
+            path = tmp_path / "targets.json"
+            write_table(path, table_of(*urls, **more))
+            command = [sys.executable, "-m", "lemnos.gateway", "--targets", str(path)]
+            process = subprocess.Popen(
+                [*command, "--port", "0"], stdout=subprocess.PIPE, text=True
+            )
+            stack.callback(_end, process)
+            assert process.stdout
+            url = process.stdout.readline().split()[-1]
+            return Gateway(url, path, process)
+
+        yield _start
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def behind(start: Start) -> Iterator[Callable[..., tuple[Gateway, upstream.Upstream]]]:
+    """A gateway in front of one engine with a script."""
+    with contextlib.ExitStack() as stack:
+
+        def _behind(
+            script: upstream.Script, **more: Any
+        ) -> tuple[Gateway, upstream.Upstream]:
+            engine = stack.enter_context(upstream.serving(script))
+            return start(engine.url, **more), engine
+
+        yield _behind
+
+
+Behind = Callable[..., tuple[Gateway, upstream.Upstream]]
+
+
+def sse(*texts: str) -> list[bytes]:
+    """OpenAI chat chunks as an engine sends them."""
+    chunks = [
+        {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m",
+         "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+        for text in texts
+    ]  # fmt: skip
+    return [b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks]
+
+
+def test_bodies_go_through_byte_for_byte(behind: Behind) -> None:
+    answer = b'{"odd" :  [1,2 ],\n "choices": []}'
+    gateway, engine = behind(
+        upstream.answer(answer, extra="X-Engine: yes\r\nServer: s\r\n")
+    )
+    sent = b'{"model": "m",   "messages": [], "unknown":"\xc3\xa9"}'
+    got = gateway.post(sent, headers={"X-Client": "yes"})
+    assert got.content == answer
+    assert got.headers["x-engine"] == "yes"
+    assert "server" not in got.headers
+    assert engine.asked[0].body == sent
+    assert engine.asked[0].headers["x-client"] == "yes"
+    assert engine.asked[0].path == CHAT
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens",
+     "/v1/responses", "/tokenize", "/detokenize", CHAT + "?beta=true"],
+)  # fmt: skip
+def test_every_api_is_relayed(behind: Behind, path: str) -> None:
+    gateway, engine = behind(upstream.answer(b"{}"))
+    assert gateway.post(path=path).status_code == 200
+    assert engine.asked[0].path == path
+
+
+def test_streams_go_through_byte_for_byte(behind: Behind) -> None:
+    pieces = [*sse("a", "é\u2028"), b": a comment\r\n\r\n", b"data: [DONE]\n\n"]
+    cut_anywhere = b"".join(pieces)
+    thirds = [cut_anywhere[at : at + 7] for at in range(0, len(cut_anywhere), 7)]
+    gateway, _ = behind(upstream.stream(*thirds))
+    assert gateway.post().content == cut_anywhere
+
+
+def test_errors_of_the_engine_pass_through(behind: Behind) -> None:
+    gateway, _ = behind(upstream.answer(b'{"error": "no"}', "422 Unprocessable Entity"))
+    got = gateway.post()
+    assert (got.status_code, got.content) == (422, b'{"error": "no"}')
+
+
+def test_credentials_stay_and_the_engines_key_is_used(
+    behind: Behind, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("engine-secret\n")
+    gateway, engine = behind(upstream.answer(b"{}"), key_file=str(key))
+    mine = {"Authorization": "Bearer mine", "x-api-key": "mine", "Cookie": "mine=1"}
+    gateway.post(headers=mine)
+    assert engine.asked[0].headers["authorization"] == "Bearer engine-secret"
+    assert "mine" not in str(engine.asked[0].headers)
+    key.write_text("another\n")
+    os.utime(key, ns=(1, 1))
+    gateway.post()
+    assert engine.asked[1].headers["authorization"] == "Bearer another"
+
+
+def test_openai_sdk(behind: Behind) -> None:
+    gateway, _ = behind(upstream.stream(*sse("Hel", "lo"), b"data: [DONE]\n\n"))
+    client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0)
+    with client:
+        messages: Any = BODY["messages"]
+        chunks = client.chat.completions.create(
+            model="m", messages=messages, stream=True
+        )
+        assert "".join(c.choices[0].delta.content or "" for c in chunks) == "Hello"
+        models = client.models.list().data
+        assert [(m.id, m.created) for m in models] == [("m", 1_700_000_000)]
+        assert client.models.retrieve("m").id == "m"
+        with pytest.raises(
+            openai.NotFoundError, match="Did you mean 'm'|There are: m"
+        ) as error:
+            client.chat.completions.create(model="mm", messages=messages)
+        assert error.value.code == "model_not_found"
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("other")
+
+
+def test_anthropic_sdk(behind: Behind) -> None:
+    events = [
+        ("message_start", {"type": "message_start", "message": {
+            "id": "1", "type": "message", "role": "assistant", "content": [], "model": "m",
+            "stop_reason": None, "stop_sequence": None,
+            "usage": {"input_tokens": 1, "output_tokens": 0}}}),
+        ("content_block_start", {"type": "content_block_start", "index": 0,
+                                 "content_block": {"type": "text", "text": ""}}),
+        ("content_block_delta", {"type": "content_block_delta", "index": 0,
+                                 "delta": {"type": "text_delta", "text": "Hello"}}),
+        ("content_block_stop", {"type": "content_block_stop", "index": 0}),
+        ("message_stop", {"type": "message_stop"}),
+    ]  # fmt: skip
+    raw = [
+        f"event: {name}\ndata: {json.dumps(data)}\n\n".encode() for name, data in events
+    ]
+    gateway, _ = behind(upstream.stream(*raw))
+    with anthropic.Anthropic(
+        base_url=gateway.url, api_key="none", max_retries=0
+    ) as client:
+        messages: Any = BODY["messages"]
+        with client.messages.stream(
+            model="m", messages=messages, max_tokens=9
+        ) as stream:
+            assert "".join(stream.text_stream) == "Hello"
+        assert [m.id for m in client.models.list()] == ["m"]
+        assert client.models.retrieve("m").display_name == "m"
+        with pytest.raises(anthropic.NotFoundError, match="not_found_error"):
+            client.messages.create(model="other", messages=messages, max_tokens=9)
+
+
+def test_a_broken_stream_ends_with_an_error_event(behind: Behind) -> None:
+    whole, half = sse("a")[0], b'data: {"choices": [{"delta": {"cont'
+    gateway, engine = behind(upstream.stream(whole, half, end="cut"))
+    *events, last, empty = gateway.post().content.split(b"\n\n")
+    assert events == [whole.strip()] and empty == b""
+    error = json.loads(last.removeprefix(b"data: "))["error"]
+    assert "broke off" in error["message"] and error["type"] == "server_error"
+    got = gateway.post(path="/v1/messages").content.split(b"\n\n")
+    assert got[1].startswith(b'event: error\ndata: {"type":"error"')
+
+
+def test_a_broken_stream_is_an_error_for_the_sdk(behind: Behind) -> None:
+    gateway, _ = behind(upstream.stream(*sse("a"), end="cut"))
+    client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0)
+    messages: Any = BODY["messages"]
+    with client, pytest.raises(openai.APIError, match="broke off"):
+        list(client.chat.completions.create(model="m", messages=messages, stream=True))
+
+
+def test_an_engine_that_cannot_be_reached_is_502_and_another_is_tried(
+    start: Start,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    gateway = start(dead)
+    got = gateway.post()
+    assert got.status_code == 502
+    assert "engine-0" in got.json()["error"]["message"]
+    with (
+        upstream.serving(upstream.answer(b"{}")) as alive,
+        upstream.serving(upstream.reset) as broken,
+    ):
+        gateway.write(dead, broken.url, alive.url)
+        until(lambda: gateway.post().status_code == 200)
+        assert broken.asked and alive.asked
+
+
+def test_an_answer_that_breaks_off_before_its_end_is_tried_elsewhere(
+    start: Start,
+) -> None:
+    with (
+        upstream.serving(
+            upstream.stream(b'{"half', end="cut", kind="application/json")
+        ) as bad,
+        upstream.serving(upstream.answer(b'{"whole": 1}')) as good,
+    ):
+        assert start(bad.url, good.url).post().content == b'{"whole": 1}'
+        assert start(bad.url).post().status_code == 502
+
+
+def test_no_replica_is_503_with_retry_after(start: Start) -> None:
+    gateway = start()
+    got = gateway.post()
+    assert got.status_code == 503 and got.headers["retry-after"] == "2"
+    assert gateway.get("/health").json() == {"status": "ok", "models": 1, "ready": 0}
+    got = gateway.post(path="/v1/messages")
+    assert got.json()["error"]["type"] == "overloaded_error"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"{", 400, "not valid JSON"),
+        (b"\xff\xfe", 400, "not valid JSON"),
+        (b"[1]", 400, "not a JSON object"),
+        (b"{}", 400, "say which 'model'"),
+        (b'{"model": 3}', 400, "say which 'model'"),
+        (b'{"model": "x"}', 404, "does not exist"),
+    ],
+)
+def test_bad_requests_get_the_protocols_error(
+    start: Start, body: bytes, status: int, says: str
+) -> None:
+    gateway = start()
+    for path, kind in ((CHAT, "openai"), ("/v1/messages", "anthropic")):
+        got = gateway.post(body, path)
+        assert got.status_code == status
+        assert says in got.json()["error"]["message"]
+        assert (got.json().get("type") == "error") == (kind == "anthropic")
+
+
+def test_paths_and_methods(start: Start) -> None:
+    gateway = start()
+    assert gateway.get("/v1/nothing").status_code == 404
+    assert gateway.get(CHAT).status_code == 405
+    assert gateway.post(path="/v1/models").status_code == 405
+    assert gateway.get("/").status_code == 200
+    card = gateway.get("/v1/models/m").json()
+    assert (card["id"], card["max_model_len"]) == ("m", 4096)
+
+
+def test_bodies_over_the_limit_are_refused(start: Start) -> None:
+    gateway = start()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    port = int(gateway.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(f"{head}Content-Length: 99999999\r\n\r\n".encode())
+        assert b" 413 " in client.recv(4096).split(b"\r\n")[0]
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+        with contextlib.suppress(ConnectionError):
+            for _ in range(66):
+                client.sendall(chunk)
+        assert b" 413 " in client.recv(4096).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(
+    "script", [upstream.hang, upstream.stream(*sse("a"), end="hang"),
+               upstream.stream(b'{"half', end="hang", kind="application/json")],
+    ids=["before the first byte", "mid-stream", "not streamed"],
+)  # fmt: skip
+def test_a_client_that_hangs_up_ends_the_engines_work(
+    behind: Behind, script: upstream.Script
+) -> None:
+    gateway, engine = behind(script)
+    port = int(gateway.url.rpartition(":")[2])
+    body = json.dumps(BODY).encode()
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        until(lambda: engine.asked)
+    assert engine.hung_up.wait(10)
+
+
+def test_keys(behind: Behind) -> None:
+    gateway, engine = behind(upstream.answer(b"{}"), keys=("right-key", "other-key"))
+    assert gateway.post().status_code == 401
+    assert gateway.get("/v1/models").status_code == 401
+    for headers in (
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Basic right-key"},
+        {"x-api-key": "right-ke"},
+    ):
+        got = gateway.post(headers=headers)
+        assert got.status_code == 401
+        assert got.json()["error"]["code"] == "invalid_api_key"
+    for headers in (
+        {"Authorization": "Bearer right-key"},
+        {"Authorization": "bearer other-key"},
+        {"x-api-key": "other-key"},
+        {"Authorization": "Bearer wrong", "x-api-key": "right-key"},
+    ):
+        assert gateway.post(headers=headers).status_code == 200
+    assert "right-key" not in str([asked.headers for asked in engine.asked])
+    got = gateway.post(path="/v1/messages")
+    assert got.json()["error"]["type"] == "authentication_error"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:1"}, 200),
+        ({"Host": "[::1]:1"}, 200),
+        ({"Host": "evil.example:5366"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Origin": "http://localhost:3000"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://[broken"}, 403),
+    ],
+)
+def test_web_pages_may_not_use_a_keyless_endpoint(
+    start: Start, headers: dict[str, str], status: int
+) -> None:
+    assert start().get("/v1/models", headers=headers).status_code == status
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_keyless_endpoint_serves_only_its_owner(start: Start) -> None:
+    gateway = start()
+    code = (
+        "import os, socket, sys; os.setuid(65534); s = socket.socket()\n"
+        "s.connect(('127.0.0.1', int(sys.argv[1])))\n"
+        "s.sendall(b'GET /v1/models HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n')\n"
+        "print(s.recv(12).decode('ascii'))"
+    )
+    port = gateway.url.rpartition(":")[2]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code, port],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "HTTP/1.1 403\n"
+    assert gateway.get("/v1/models").status_code == 200
+
+
+def test_a_new_table_is_taken_up_and_a_broken_one_is_not(start: Start) -> None:
+    gateway = start()
+    assert gateway.post().status_code == 503
+    with upstream.serving(upstream.answer(b"{}")) as engine:
+        gateway.write(engine.url)
+        until(lambda: gateway.post().status_code == 200)
+        gateway.table.write_text("{ broken")
+        until(lambda: gateway.get("/health").status_code == 200)
+        assert gateway.post().status_code == 200
+        gateway.write()
+        until(lambda: gateway.post().status_code == 503)
+
+
+def test_sigterm_finishes_open_streams_and_exits_cleanly(behind: Behind) -> None:
+    gateway, engine = behind(upstream.stream(*sse("a"), end="hang"))
+    with httpx2.Client(trust_env=False, timeout=30) as client:
+        with client.stream("POST", gateway.url + CHAT, json=BODY) as response:
+            chunks = response.iter_raw()
+            assert next(chunks) == sse("a")[0]
+            gateway.process.send_signal(signal.SIGTERM)
+            until(lambda: refuses(gateway.url))
+            assert gateway.process.poll() is None, "an open stream was cut"
+    assert gateway.process.wait(20) == 0
+
+
+def refuses(url: str) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_what_cannot_be_served_is_a_sentence(tmp_path: Path) -> None:
+    table = tmp_path / "targets.json"
+
+    def said(*words: str) -> str:
+        command = [
+            sys.executable,
+            "-m",
+            "lemnos.gateway",
+            "--targets",
+            str(table),
+            *words,
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        return done.stderr
+
+    assert "cannot be read" in said("--port", "0")
+    table.write_text("[]")
+    assert "not valid" in said("--port", "0")
+    table.write_text(table_of().model_copy(update={"version": 9}).model_dump_json())
+    assert "newer lemnos" in said("--port", "0")
+    write_table(table, table_of())
+    assert "has no key" in said("--port", "0", "--host", "0.0.0.0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"cannot listen on 127.0.0.1:{port}" in said("--port", port)
