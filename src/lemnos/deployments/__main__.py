@@ -1,7 +1,8 @@
 """``python -m lemnos.deployments NAME``: the supervisor of NAME, detached from its caller.
 
-It forks before anything heavy is imported: the caller waits for milliseconds, and the
-supervisor is nobody's child, so that nobody has to reap it.
+It forks before anything heavy is imported: the caller waits for milliseconds, learns the
+supervisor's pid from standard output, and the supervisor is nobody's child, so that nobody
+has to reap it.
 """
 
 import os
@@ -10,9 +11,12 @@ import sys
 
 def main() -> None:
     """Fork, leave the caller's session, and supervise."""
-    if os.fork():
+    if pid := os.fork():
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
         os._exit(0)
     os.setsid()
+    os.dup2(2, 1)  # the log; the caller waits for the end of what it reads
     from lemnos.deployments.supervisor import supervise
     from lemnos.errors import LemnosError
 

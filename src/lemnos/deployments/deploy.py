@@ -28,9 +28,6 @@ from lemnos.spec.status import Phase, Status
 
 Watch = Callable[[Status], None]
 
-SUPERVISOR_START_S = 60.0
-"""A supervisor that has not said that it lives after this is gone (imports are slow on NFS)."""
-
 DOWN_TIMEOUT_S = 60.0
 """After this, ``down`` stops waiting for the supervisor and kills what is left."""
 
@@ -48,11 +45,11 @@ def bring_up(plan: Plan, watch: Watch) -> tuple[Status, bool]:
         running = _running(store, plan)
         if running is None:
             _clear_the_way(store, plan.name)
-            files.make_key()
             with _choosing_a_port(store, plan.spec.endpoint) as url:
+                files.make_key()
                 store.add_revision(plan, url)
         if running is None or not running.supervisor_alive:
-            _start_supervisor(plan.name, files)
+            _start_supervisor(store, plan.name, files)
         try:
             return _wait_ready(store, plan.name, watch), running is not None
         except BaseException:
@@ -89,7 +86,7 @@ def restart(name: str, watch: Watch) -> Status:
     if row is None:
         raise _unknown(name)
     if not status_of(row).supervisor_alive:
-        _start_supervisor(name, Files.of(name))
+        _start_supervisor(store, name, Files.of(name))
     store.ask_restart(name)
     wanted = int(row["restarts_wanted"]) + 1
     return _wait_ready(store, name, watch, restarts=wanted)
@@ -141,6 +138,15 @@ def engine_pids(name: str) -> list[int]:
     ]
 
 
+def identity(pid: int) -> dict[str, Any]:
+    """What tells this process from any other, now and later."""
+    return {
+        "host": socket.gethostname(),
+        "pid": pid,
+        "started": leases.process_started(pid) or 0.0,
+    }
+
+
 def _alive(supervisor: dict[str, Any]) -> bool:
     if supervisor["host"] != socket.gethostname():
         return True  # cannot be seen from here; its lease says so when it is gone
@@ -154,8 +160,19 @@ def _running(store: Store, plan: Plan) -> Status | None:
     if row is None or row["desired"] != "running":
         return None
     now = status_of(row)
-    same = now.plan.spec == plan.spec and now.plan.model.path == plan.model.path
-    return now if same and not now.phase.over else None
+    return now if _same(now.plan, plan) and not now.phase.over else None
+
+
+def _same(one: Plan, other: Plan) -> bool:
+    """Whether two plans serve the same: a model may have been named by an alias."""
+    named = {"source": "", "revision": None, "file": None}
+    models = [plan.spec.model.model_copy(update=named) for plan in (one, other)]
+    specs = [plan.spec.model_copy(update={"model": models[0]}) for plan in (one, other)]
+    return (
+        specs[0] == specs[1]
+        and models[0] == models[1]
+        and one.model.path == other.model.path
+    )
 
 
 def _clear_the_way(store: Store, name: str) -> None:
@@ -190,28 +207,29 @@ def _port(endpoint: EndpointSpec, given: set[int]) -> int:
     )
 
 
-def _start_supervisor(name: str, files: Files) -> None:
+def _start_supervisor(store: Store, name: str, files: Files) -> None:
+    """Start it, and note at once who it is: it can be found and stopped from its first moment."""
     env = {key: value for key, value in os.environ.items() if key != MARK}
     with files.log("supervisor").open("ab") as log:
-        code = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "lemnos.deployments", name],
             env=env,
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=subprocess.PIPE,
             stderr=log,
             cwd=files.directory,
             check=False,
-        ).returncode
-    if code:
+        )
+    if done.returncode:
         raise LemnosError(
             "the supervisor did not start", where=str(files.log("supervisor"))
         )
+    store.update(name, supervisor=json.dumps(identity(int(done.stdout))))
 
 
 def _wait_ready(store: Store, name: str, watch: Watch, restarts: int = 0) -> Status:
     """Wait for the supervisor to say ready (after ``restarts`` restarts) or failed."""
     before = None
-    started = time.monotonic()
     while True:
         row = store.deployment(name)
         if row is None:
@@ -226,7 +244,7 @@ def _wait_ready(store: Store, name: str, watch: Watch, restarts: int = 0) -> Sta
             raise LemnosError(f"'{name}' was stopped by somebody else")
         if now.phase == Phase.ready and _restarts_done(row) >= restarts:
             return now
-        if not now.supervisor_alive and time.monotonic() - started > SUPERVISOR_START_S:
+        if not now.supervisor_alive:
             log = Files.of(name).log("supervisor")
             raise LemnosError(
                 "the supervisor is gone",

@@ -7,9 +7,7 @@ anew, it finds its jobs by their mark and goes on from the state in the store.
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -70,12 +68,6 @@ class Supervisor:
         """Tick until it is over."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._asked_to_stop)
-        me = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": leases.process_started(os.getpid()),
-        }
-        self._store.update(self._name, supervisor=json.dumps(me))
         while not self._tick():
             busy = self._state.phase in (Phase.launching, Phase.draining, Phase.failed)
             self._probes.wait(BUSY_TICK_S if busy else TICK_S)
