@@ -200,8 +200,10 @@ def bench(
     url, model, key = _bench_target(wanted, api_key)
     run = _Run("bench", wanted)
     try:
-        run.measured = asyncio.run(run_bench(wanted, url, model, key))
-        return run.write("ok")
+        run.measured, problem = asyncio.run(run_bench(wanted, url, model, key))
+        failed = f"{run.measured['failed']:.0f} requests failed: {problem}"
+        error = LemnosError(failed, where=url).as_dict() if problem else None
+        return run.write("ok", error)
     except (LemnosError, KeyboardInterrupt) as error:
         run.write_failure(error)
         raise
@@ -308,7 +310,8 @@ def _endpoint(status: Status, *, already_up: bool = False, **more: Any) -> Endpo
 def _first_tokens(status: Status) -> dict[str, float]:
     """What one short streamed answer through the endpoint measures."""
     one = BenchSpec(target=status.name, requests=1, input_tokens=16, output_tokens=48)
-    got = asyncio.run(run_bench(one, status.url, status.model, _key_of(status)))
+    key = _key_of(status)
+    got, _ = asyncio.run(run_bench(one, status.url, status.model, key))
     return {
         "output_tokens_per_s": round(1000.0 / got["tpot_ms_p50"], 1),
         "ttft_ms": round(got["ttft_ms_p50"], 1),

@@ -98,7 +98,7 @@ def test_up_serves_and_every_verb_works(endpoint: Any, home: Path, port: int) ->
     assert by_url.stdout.strip()
 
     rows = report("bench", "--quick", "--concurrency", "1,2", "--output-tokens", "6")
-    assert [row["measured"]["failed"] for row in rows] == [0, 0]
+    assert [row["error"] for row in rows] == [None, None]
     assert rows[0]["measured"]["output_tokens_mean"] == 6
     assert rows[0]["measured"]["ttft_ms_p50"] > 0
 

@@ -20,8 +20,8 @@ REQUEST_TIMEOUT_S = 600.0
 
 async def bench(
     spec: BenchSpec, base_url: str, model: str, api_key: str | None = None
-) -> dict[str, float]:
-    """The figures of ``spec`` against ``base_url`` (without ``/v1``).
+) -> tuple[dict[str, float], str]:
+    """The figures of ``spec`` against ``base_url`` (without ``/v1``), and the first error.
 
     Requests that fail are counted in ``failed``. Raises LemnosError when all of them do.
     """
@@ -29,7 +29,7 @@ async def bench(
     errors = [sample.error for sample in samples if sample.error]
     if len(errors) == len(samples):
         raise LemnosError(f"every request failed: {errors[0]}", where=base_url)
-    return figures(samples)
+    return figures(samples), errors[0] if errors else ""
 
 
 async def run(

@@ -17,7 +17,7 @@ class Sample:
 
     sent: float
     pieces: tuple[float, ...] = ()
-    """When each piece of text came."""
+    """When each piece of text came; none for an answer that ended at once."""
     ended: float = 0.0
     output_tokens: int = 0
     """As the server counts them; the pieces, where it does not."""
@@ -27,19 +27,19 @@ class Sample:
 
 def figures(samples: Sequence[Sample]) -> dict[str, float]:
     """Figures with their units in their names; those that need an answer are absent without one."""
-    good = [sample for sample in samples if not sample.error and sample.pieces]
+    good = [sample for sample in samples if not sample.error]
     result = {
         "requests": float(len(samples)),
         "failed": float(len(samples) - len(good)),
     }
     if not good:
         return result
-    ttft = [sample.pieces[0] - sample.sent for sample in good]
+    ttft = [sample.pieces[0] - sample.sent for sample in good if sample.pieces]
     e2e = [sample.ended - sample.sent for sample in good]
     tpot = [
         (sample.ended - sample.pieces[0]) / (sample.output_tokens - 1)
         for sample in good
-        if sample.output_tokens > 1
+        if sample.pieces and sample.output_tokens > 1
     ]
     itl = [
         later - earlier

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lemnos.cli.output import DownloadBars, Json, out, print_json, table
+from lemnos.cli.output import DownloadBars, Json, err, out, print_json, table
 from lemnos.cli.up import Stages
 
 if TYPE_CHECKING:
@@ -78,6 +78,9 @@ def bench(
             record.id,
         )
     out().print(grid)
+    for record in made:
+        if record.error:
+            err().print(record.error["what"], markup=False)
 
 
 @records.command("ls")
