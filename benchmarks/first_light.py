@@ -87,7 +87,7 @@ def start_time(repeats: int, env: dict[str, str]) -> dict[str, float]:
 
 def relay_speed(repeats: int, env: dict[str, str]) -> dict[str, float]:
     """Tokens/s of one stream through the endpoint and from the engine's own port."""
-    from gateway_overhead import compare  # type: ignore[import-not-found]
+    from gateway_overhead import compare
 
     up(env)
     try:
@@ -97,14 +97,13 @@ def relay_speed(repeats: int, env: dict[str, str]) -> dict[str, float]:
         route = table["routes"][0]
         key = Path(route["targets"][0]["key_file"]).read_text()
         ps = json.loads(run_lemnos(["ps", "--json"], env))
-        got: dict[str, float] = compare(
+        return compare(
             direct=route["targets"][0]["base_url"],
             direct_key=key,
             through=ps[0]["url"],
             model=route["model"],
             repeats=repeats * 2,
         )
-        return got
     finally:
         down(env)
 

@@ -122,6 +122,7 @@ def up(
     wanted = _spec_or_default(model, progress or Silent(), changes)
     run = _Run("up", wanted)
     try:
+        client_keys(wanted.endpoint)  # what cannot work is said before a download
         made = prepare.make_plan(wanted, progress or Silent())
         run.plan = made
         run.measured["pull_s"] = run.elapsed()
@@ -319,7 +320,7 @@ def _first_tokens(status: Status) -> dict[str, float]:
 
 
 def _key_of(status: Status) -> str | None:
-    keys = client_keys(status.plan)
+    keys = client_keys(status.plan.spec.endpoint)
     return keys[0] if keys else None
 
 

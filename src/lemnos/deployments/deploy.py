@@ -17,7 +17,6 @@ from typing import Any
 from lemnos import leases, paths
 from lemnos.deployments.files import Files, last_lines, this_run
 from lemnos.deployments.lifecycle import State
-from lemnos.deployments.targets import client_keys
 from lemnos.errors import LemnosError, UsageError, near
 from lemnos.hardware.ports import free_port, port_holder
 from lemnos.launchers.local import MARK, LocalLauncher
@@ -38,7 +37,6 @@ def bring_up(plan: Plan, watch: Watch) -> tuple[Status, bool]:
     ``watch`` is called with each change while waiting. Interrupted or failed, everything
     that was started is stopped again. Raises LemnosError with the engine's last words.
     """
-    client_keys(plan)  # a key file that cannot be used is found before anything starts
     files = Files.of(plan.name)
     store = Store()
     with leases.lease(files.up_lease, what=f"lemnos up {plan.name}", wait_s=3600):

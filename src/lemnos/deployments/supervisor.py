@@ -55,7 +55,7 @@ class Supervisor:
         self._ports: dict[str, int] = json.loads(row["ports"])
         self._engine = engine_named(self._plan.engine)
         self._launcher = LocalLauncher(name)
-        self._client_keys = targets.client_keys(self._plan)
+        self._client_keys = targets.client_keys(self._plan.spec.endpoint)
         self._tails: dict[str, Tail] = {}
         self._probes = Probes()
         self._state = (

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from lemnos import paths
 from lemnos.errors import LemnosError
+from lemnos.spec.deployment import EndpointSpec
 from lemnos.spec.plan import Plan
 from lemnos.spec.targets import Route, Target, TargetTable
 
@@ -51,9 +52,9 @@ def revision_at(path: Path) -> int:
         return 0
 
 
-def client_keys(plan: Plan) -> tuple[str, ...]:
+def client_keys(endpoint: EndpointSpec) -> tuple[str, ...]:
     """The keys that clients may use: the lines of the spec's key file; none: keyless."""
-    name = plan.spec.endpoint.api_key_file
+    name = endpoint.api_key_file
     if name is None:
         return ()
     try:

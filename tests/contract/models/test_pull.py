@@ -40,7 +40,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         "org/none": {"README.md": b"nothing else"},
         "org/evil": {"../../evil.safetensors": b"x"},
     }
-    monkeypatch.setattr(download.time, "sleep", lambda _: None)
+    monkeypatch.setattr("lemnos.models.download.time.sleep", lambda _: None)
     with serving(Hub(repositories)) as made:
         monkeypatch.setenv("HF_ENDPOINT", made.url)
         monkeypatch.setenv("MODELSCOPE_DOMAIN", made.url)
@@ -148,7 +148,7 @@ def test_wrong_bytes_in_a_small_file_are_found_too(hub: Hub) -> None:
 
 def test_busy_hubs_are_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(download.time, "sleep", waits.append)
+    monkeypatch.setattr("lemnos.models.download.time.sleep", waits.append)
     hub.statuses, hub.retry_after = [429, 503], "7"
     assert Path(get("org/one").path).read_bytes() == BIG
     assert waits == [7.0, 7.0]
@@ -256,7 +256,7 @@ def test_a_pull_killed_half_way_goes_on_there(hub: Hub) -> None:
     )
     with child:
         assert hub.half_sent.wait(60)
-        part = until(lambda: next(iter(paths.models_dir().rglob("*.part")), None))
+        (part,) = until(lambda: list(paths.models_dir().rglob("*.part")))
         until(lambda: part.stat().st_size > 0)
         child.send_signal(signal.SIGKILL)
     assert not store.list_models()

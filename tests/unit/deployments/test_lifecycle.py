@@ -243,7 +243,7 @@ def test_with_two_replicas_the_other_one_keeps_serving() -> None:
     assert world.published == ("engine-0",)
     assert world.state.endpoint_ok
     world.until(Phase.ready)
-    assert world.published == ("engine-0", "engine-1")
+    assert list(world.published) == ["engine-0", "engine-1"]
 
 
 def test_down_ends_the_gateway_before_the_engines() -> None:
