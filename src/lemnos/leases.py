@@ -10,6 +10,7 @@ file written now), so hosts whose clocks differ agree.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -32,7 +33,7 @@ class Holder:
 
     host: str
     pid: int
-    started: float
+    started: str
     nonce: str
     what: str = ""
 
@@ -40,17 +41,20 @@ class Holder:
         return f"process {self.pid} on {self.host}" + (self.what and f" ({self.what})")
 
 
-def process_started(pid: int) -> float | None:
-    """When ``pid`` was started (epoch seconds), or None if there is no such live process."""
-    import psutil
+def process_started(pid: int) -> str | None:
+    """What tells the live process ``pid`` from all others that have or had its number.
 
+    It is this boot's id and the clock ticks from then to the process's start, neither of
+    which changes when the clock is set. None if there is no such live process to be seen.
+    """
     try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return float(process.create_time())
-    except psutil.Error:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
         return None
+    fields = stat.rpartition(b")")[2].split()  # after the name, which may hold anything
+    state, ticks = fields[0], fields[19]  # fields 3 and 22 of proc(5)
+    return None if state in b"ZX" else f"{boot}.{ticks.decode()}"
 
 
 @contextlib.contextmanager
@@ -64,7 +68,8 @@ def lease(
     """Hold the lease at ``path`` for the body; wait at most ``wait_s`` seconds for it.
 
     ``waiting`` is called once with the present holder when there is something to wait
-    for. Raises LemnosError naming the holder when the wait is over.
+    for. Raises LemnosError naming the holder when the wait is over, or saying why no
+    lease can be made there.
     """
     me = _take(path, what, wait_s, waiting)
     done = threading.Event()
@@ -75,8 +80,7 @@ def lease(
     finally:
         done.set()
         keeper.join()
-        if read(path) == me:
-            path.unlink(missing_ok=True)
+        _discard(path, me)
 
 
 def read(path: Path) -> Holder | None:
@@ -101,7 +105,7 @@ def _take(
     me = Holder(
         host=socket.gethostname(),
         pid=os.getpid(),
-        started=process_started(os.getpid()) or 0.0,
+        started=process_started(os.getpid()) or "",
         nonce=uuid.uuid4().hex,
         what=what,
     )
@@ -128,24 +132,42 @@ def _take(
 def _create(path: Path, me: Holder) -> bool:
     """Make the file, complete from its first moment: written aside, then linked into place."""
     aside = path.with_name(f".{path.name}.{me.nonce}")
-    aside.write_text(json.dumps(asdict(me)))
     try:
+        aside.write_text(json.dumps(asdict(me)))
         os.link(aside, path)
         return True
     except FileExistsError:
-        return False
+        # NFS may say so of the very link that it made; the count of links does not lie.
+        return aside.stat().st_nlink == 2
+    except OSError as error:
+        raise LemnosError(
+            f"no lease can be made here ({error.strerror})",
+            where=str(path),
+            fix="lemnos needs a directory of yours on a file system with hard links",
+        ) from None
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def _stale(path: Path, holder: Holder | None) -> bool:
-    if holder and holder.host == socket.gethostname():
-        started = process_started(holder.pid)
-        return started is None or abs(started - holder.started) > 1.0
+    if holder and holder.host == socket.gethostname() and not _hidden(holder.pid):
+        return process_started(holder.pid) != holder.started
     try:
         return _now_there(path.parent) - path.stat().st_mtime > TTL_S
     except FileNotFoundError:
         return False
+
+
+def _hidden(pid: int) -> bool:
+    """Whether ``pid`` lives but /proc does not show it, as login nodes hide other users'."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return not Path(f"/proc/{pid}").exists()
+    except OSError:
+        return False
+    return False
 
 
 def _now_there(directory: Path) -> float:
@@ -158,22 +180,39 @@ def _now_there(directory: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
-def _discard(path: Path, stale: Holder | None) -> None:
-    """Remove the lease that was judged stale, and no other that took its place meanwhile."""
-    aside = path.with_name(f".{path.name}.stale.{uuid.uuid4().hex}")
-    try:
+def _discard(path: Path, judged: Holder | None) -> None:
+    """Remove the lease that was judged (stale, or done with), and no other that took its place.
+
+    Only one process of this host does so at a time, which makes it certain; between hosts
+    the file is moved aside, looked at, and put back if it was another.
+    """
+    with contextlib.suppress(FileNotFoundError), _alone_in(path.parent):
+        if read(path) != judged:
+            return
+        aside = path.with_name(f".{path.name}.stale.{uuid.uuid4().hex}")
         os.rename(path, aside)
-    except FileNotFoundError:
-        return
-    if read(aside) != stale:
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, path)
-    aside.unlink(missing_ok=True)
+        if read(aside) != judged:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """The kernel's lock on ``directory`` for the body, where its file system has locks."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _keep_fresh(path: Path, me: Holder, done: threading.Event) -> None:
     while not done.wait(TTL_S / 6):
-        if read(path) != me:
-            return
+        now = read(path)
+        if now and now != me:
+            return  # another host took it: this process was asleep for too long
         with contextlib.suppress(OSError):
             os.utime(path)

@@ -141,15 +141,14 @@ def identity(pid: int) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": pid,
-        "started": leases.process_started(pid) or 0.0,
+        "started": leases.process_started(pid) or "",
     }
 
 
 def _alive(supervisor: dict[str, Any]) -> bool:
     if supervisor["host"] != socket.gethostname():
         return True  # cannot be seen from here; its lease says so when it is gone
-    started = leases.process_started(supervisor["pid"])
-    return started is not None and abs(started - supervisor["started"]) < 1.0
+    return bool(leases.process_started(supervisor["pid"]) == supervisor["started"])
 
 
 def _running(store: Store, plan: Plan) -> Status | None:
