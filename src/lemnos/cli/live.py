@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def ps(as_json: Json = False) -> None:
-    """Show what is deployed: state, URL, how often it came back, and why."""
+    """Show what runs, how often it came back, and why."""
     import lemnos
 
     found = lemnos.status()

@@ -17,7 +17,7 @@ app = typer.Typer(
     name="lemnos",
     help="Serve a large language model yourself: one measured, supervised, OpenAI- and Anthropic-compatible endpoint.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # its rich help costs 0.2 s, four times all other imports
     pretty_exceptions_enable=False,
 )
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from lemnos.spec.record import Record
 
 records = typer.Typer(
-    help="What ran, what it measured, and running it again.", no_args_is_help=True
+    help="What ran, what it measured, and running it again.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

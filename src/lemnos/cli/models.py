@@ -10,7 +10,9 @@ from lemnos.cli import options
 from lemnos.cli.output import DownloadBars, Json, err, out, print_json, size, table
 
 app = typer.Typer(
-    help="The models that are here: pull, verify, remove.", no_args_is_help=True
+    help="The models that are here: pull, verify, remove.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 Source = Annotated[

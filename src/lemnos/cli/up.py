@@ -41,7 +41,7 @@ def up(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Serve a model: plan, pull, start, and wait until a real completion works."""
+    """Serve a model; return when a real completion works."""
     changes: dict[str, Any] = {
         "name": name,
         "port": port,
@@ -78,7 +78,7 @@ def plan(
     file: options.File = None,
     as_json: Json = False,
 ) -> None:
-    """Show how a model would run on this machine, and why; start nothing."""
+    """Show how a model would run here, and why; start nothing."""
     import lemnos
 
     made = lemnos.plan(
