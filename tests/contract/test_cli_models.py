@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,23 +11,10 @@ import pytest
 
 from lemnos.cli.output import DownloadBars, size
 from tests import tiny_models
+from tests.command import lemnos, report
 from tests.hub import Hub, serving
 
 MODEL = tiny_models.gguf(tensors={"w": 4000})
-
-
-def lemnos(*words: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "lemnos", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | env,
-        timeout=120,
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 def test_pull_show_verify_remove_prune() -> None:
@@ -36,9 +22,9 @@ def test_pull_show_verify_remove_prune() -> None:
         pulled = lemnos("models", "pull", "org/one", HF_ENDPOINT=hub.url)
         assert pulled.stdout.startswith("one: 16.") and ", whole, in " in pulled.stdout
         assert "one.gguf: 16." in pulled.stderr
-        shown = json.loads(lemnos("models", "show", "org/one", "--json").stdout)
+        shown = report("models", "show", "org/one")
     assert shown["facts"]["parameters"] == 4000
-    listed = json.loads(lemnos("models", "ls", "--json").stdout)
+    listed = report("models", "ls")
     assert [model["name"] for model in listed["here"]] == ["one"]
     assert listed["catalogue"][0]["name"] == "smollm2-135m-instruct"
     table = lemnos("models", "ls").stdout
@@ -50,9 +36,7 @@ def test_pull_show_verify_remove_prune() -> None:
     assert "wrong content" in lemnos("models", "verify", "one", code=1).stderr
     assert "removed one" in lemnos("models", "rm", "one").stdout
     assert "no model 'one' is here" in lemnos("models", "rm", "one", code=2).stderr
-    assert (
-        json.loads(lemnos("models", "prune", "--all", "--json").stdout)["removed"] == []
-    )
+    assert report("models", "prune", "--all")["removed"] == []
 
 
 def test_what_the_catalogue_knows_is_shown_without_a_download() -> None:

@@ -14,6 +14,7 @@ from lemnos.models.progress import Silent
 from lemnos.models.pull import pull
 from lemnos.spec.deployment import ModelSpec
 from lemnos.spec.facts import LocalModel
+from tests.conftest import network_as_it_was
 
 
 @pytest.fixture
@@ -22,7 +23,8 @@ def embedded(
 ) -> LocalModel:
     """SmolLM2, whole and verified; workers that want it at the same time fetch it once."""
     monkeypatch.setenv("LEMNOS_MODELS", str(models_cache(pytestconfig)))
-    return pull(ModelSpec(source="smollm2"), Silent())
+    with network_as_it_was(monkeypatch):
+        return pull(ModelSpec(source="smollm2"), Silent())
 
 
 def models_cache(config: pytest.Config) -> Path:

@@ -20,6 +20,8 @@ import pytest
 
 import lemnos
 from lemnos.spec.facts import LocalModel
+from tests.command import lemnos as run
+from tests.command import report
 from tests.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("embedded")]
@@ -29,25 +31,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("embedded")]
 def port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
-
-
-def run(*words: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
-    """``lemnos WORDS`` as a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "lemnos", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | env,
-        timeout=180,
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def report(*words: str) -> Any:
-    return json.loads(run(*words, "--json").stdout)
 
 
 def up(port: int, *more: str) -> Any:

@@ -81,12 +81,14 @@ async def _request(
                     _note(event.data, now, pieces, usage)
     except (aiohttp.ClientError, TimeoutError, ValueError) as failure:
         error = str(failure) or type(failure).__name__
+    except (LookupError, TypeError, AttributeError) as failure:
+        error = f"no stream of completions ({failure})"
     return Sample(
         sent=sent,
         pieces=tuple(pieces),
         ended=pieces[-1] if pieces else time.perf_counter(),
-        output_tokens=usage.get("completion_tokens", len(pieces)),
-        prompt_tokens=usage.get("prompt_tokens", 0),
+        output_tokens=usage.get("completion_tokens") or len(pieces),
+        prompt_tokens=usage.get("prompt_tokens") or 0,
         error=error,
     )
 
@@ -99,6 +101,6 @@ def _note(data: str, now: float, pieces: list[float], usage: dict[str, Any]) -> 
     if "error" in event:
         raise ValueError(str(event["error"]))
     usage.update(event.get("usage") or {})
-    delta = (event.get("choices") or [{}])[0].get("delta", {})
+    delta = (event.get("choices") or [{}])[0].get("delta") or {}
     if delta.get("content") or delta.get("reasoning_content"):
         pieces.append(now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -36,8 +37,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
     try:
         table = WatchedTable(options.targets)
-        loopback = options.host == "localhost" or auth.is_loopback_name(options.host)
-        if not loopback and not table.now.key_digests:
+        if not auth.is_loopback_name(options.host) and not table.now.key_digests:
             raise LemnosError(
                 f"{options.host} can be reached by others, and the endpoint has no key",
                 fix="set endpoint.api_key_file, or listen on 127.0.0.1",
@@ -55,9 +55,10 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", "") or str(error)
         raise LemnosError(
-            f"cannot listen on {host}:{port} ({error.strerror})",
+            f"cannot listen on {host}:{port} ({why})",
             fix="stop what listens there, or choose another port",
         ) from None
 
@@ -87,7 +88,8 @@ async def _serve(table: WatchedTable, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, drain)
     host, port = listener.getsockname()[:2]
-    sys.stdout.write(f"listening on http://{host}:{port}\n")
+    shown = f"[{host}]" if ":" in host else host
+    sys.stdout.write(f"listening on http://{shown}:{port}\n")
     sys.stdout.flush()
     await server.serve(sockets=[listener])
     await gateway.close()
@@ -103,25 +105,26 @@ class Server(uvicorn.Server):
 
 
 class PeerProtocol(HttpToolsProtocol):
-    """Finds out, once a connection, which user is at its other end."""
+    """Tells which user is at the other end: asked at most once a connection."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         application = self.app
-        uid = self._peer_uid(transport)
+        peer_uid = functools.cache(functools.partial(_peer_uid, transport))
 
         async def with_peer(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["lemnos.peer_uid"] = uid
+            scope["lemnos.peer_uid"] = peer_uid
             await application(scope, receive, send)
 
         self.app = with_peer
 
-    def _peer_uid(self, transport: Any) -> int | None:
-        client = transport.get_extra_info("peername")
-        server = transport.get_extra_info("sockname")
-        if not client or not auth.is_loopback_name(client[0]):
-            return -1
-        return auth.peer_uid(client[:2], server[:2])
+
+def _peer_uid(transport: Any) -> int | None:
+    client = transport.get_extra_info("peername")
+    server = transport.get_extra_info("sockname")
+    if not client or not auth.is_loopback_name(client[0]):
+        return -1
+    return auth.peer_uid(client[:2], server[:2])
 
 
 if __name__ == "__main__":

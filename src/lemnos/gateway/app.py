@@ -80,7 +80,7 @@ class Gateway:
         protocol = protocol_of(path, b"anthropic-version" in headers)
         try:
             if path != "/health":  # for whoever supervises; it tells numbers only
-                self._admit(headers, scope.get("lemnos.peer_uid"))
+                self._admit(headers, scope["lemnos.peer_uid"])
             if path in RELAYED and method == "POST":
                 await self._relayed(path, scope, headers, protocol, receive, send)
                 return
@@ -91,7 +91,7 @@ class Gateway:
             )
             await answer(send, no.status, body, headers=no.headers)
 
-    def _admit(self, headers: dict[bytes, bytes], peer_uid: int | None) -> None:
+    def _admit(self, headers: dict[bytes, bytes], peer_uid: auth.PeerUid) -> None:
         digests = self._table.now.key_digests
         if digests:
             if not auth.has_key(headers, digests):
@@ -101,7 +101,7 @@ class Gateway:
                     code="invalid_api_key",
                 )
             return
-        if reason := auth.keyless_refusal(headers, peer_uid, self._own_uid):
+        if reason := auth.keyless_refusal(headers, peer_uid(), self._own_uid):
             raise RefusedError(403, reason)
 
     async def _own(
@@ -187,10 +187,10 @@ class Gateway:
         if route is not None:
             return route
         known = [route.model for route in self._table.now.routes]
-        hint = near(model, known) or f"There are: {', '.join(known)}."
+        hint = near(model, known) or f"There are: {', '.join(known) or 'none'}."
         raise RefusedError(
             404,
-            f"the model '{model}' does not exist here. {hint}",
+            f"the model '{model[:100]}' does not exist here. {hint}",
             code="model_not_found",
             param="model",
         )

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1", "[::1]")
-
 Address = tuple[str, int]
+PeerUid = Callable[[], int | None]
+"""Finds the user at a connection's other end: a look-up that endpoints with keys do without."""
 
 
 def has_key(headers: Mapping[bytes, bytes], digests: tuple[str, ...]) -> bool:
@@ -60,11 +61,11 @@ def host_name(host: str) -> str:
 
 def is_loopback_name(name: str) -> bool:
     """``localhost``, ``::1`` or a 127.x.y.z."""
-    if name in LOOPBACK_NAMES:
+    if name.lower() == "localhost":
         return True
     try:
-        return socket.inet_aton(name)[0] == 127 and name.count(".") == 3
-    except OSError:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
         return False
 
 
@@ -90,14 +91,19 @@ def peer_uid(client: Address, server: Address) -> int | None:
 
 
 def uid_in(table: str, local: Address, remote: Address) -> int:
-    """The uid of a socket in the text of /proc/net/tcp or tcp6; -1 if it is not there."""
+    """The uid of a socket in the text of /proc/net/tcp or tcp6; -1 if it is not there.
+
+    A socket that its process has closed has no inode, and is shown as root's whoever
+    opened it: -1 too.
+    """
     needle = f" {_as_in_proc(local)} {_as_in_proc(remote)} "
     at = table.find(needle)
     if at < 0:
         return -1
-    # "sl: local remote st tx:rx tr:when retrnsmt uid ..."
+    # "sl: local remote st tx:rx tr:when retrnsmt uid timeout inode ..."
     fields = table[at + len(needle) : table.find("\n", at)].split()
-    return int(fields[4])
+    uid, inode = int(fields[4]), int(fields[6])
+    return uid if inode else -1
 
 
 def _as_in_proc(address: Address) -> str:

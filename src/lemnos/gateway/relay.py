@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
 
 from lemnos.gateway.table import TargetKeys
 from lemnos.spec.targets import Target
@@ -16,17 +18,24 @@ from lemnos.wire.sse import whole_events
 CONNECT_S = 5.0
 IDLE_S = 600.0
 """A target that sends nothing for so long has hung (a long prompt on a CPU takes minutes)."""
+KEEP_ALIVE_S = 3.0
+"""Less than the 5 s after which engines (uvicorn, cpp-httplib) close an idle connection: a
+request that is sent while they do would fail."""
+MAX_EVENT = 16 * 1024 * 1024
+"""What does not end an event within so many bytes is no stream of events."""
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-# RFC 9110, 7.6.1; and what belongs to one leg of the way only.
+# RFC 9110, 7.6.1; and what belongs to one leg of the way only. Encodings do: a compressed
+# stream could not be ended with an error event.
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te "
     b"trailer transfer-encoding upgrade".split()
 )
 NOT_UPSTREAM = HOP_BY_HOP | frozenset(
-    b"host content-length authorization x-api-key cookie origin referer expect".split()
+    b"host content-length authorization x-api-key cookie origin referer expect "
+    b"accept-encoding".split()
 )
 NOT_DOWNSTREAM = HOP_BY_HOP | frozenset([b"server", b"date"])
 
@@ -38,12 +47,17 @@ class Relay:
         self.in_flight: Counter[str] = Counter()
         self._keys = TargetKeys()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=CONNECT_S, sock_read=IDLE_S
             ),
             auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            skip_auto_headers=(
+                "User-Agent",
+                "Accept",
+                "Accept-Encoding",
+                "Content-Type",
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
@@ -88,7 +102,7 @@ class Relay:
     ) -> None:
         """Relay. Raises only while nothing has been sent to the client."""
         upstream = self._session.post(
-            target.base_url + path,
+            URL(target.base_url + path, encoded=True),
             data=body,
             headers=self._headers_for(target, headers),
             allow_redirects=False,
@@ -107,16 +121,18 @@ class Relay:
                 await _start(send, response.status, kept)
                 await send({"type": "http.response.body", "body": whole})
                 return
+            # A stream that breaks is longer than announced: it ends with an error event.
+            kept = [pair for pair in kept if pair[0].lower() != b"content-length"]
             await _start(send, response.status, kept)
             await _stream(response, target, protocol, send)
 
-    def _headers_for(self, target: Target, headers: Headers) -> dict[str, str]:
+    def _headers_for(self, target: Target, headers: Headers) -> CIMultiDict[str]:
         """The client's headers, less its credentials, with the target's own key."""
-        kept = {
-            key.decode("latin-1"): value.decode("latin-1")
+        kept = CIMultiDict(
+            (key.decode("latin-1"), value.decode("latin-1"))
             for key, value in headers
             if key not in NOT_UPSTREAM
-        }
+        )
         if key := self._keys.of(target.key_file):
             kept["Authorization"] = f"Bearer {key}"
         return kept
@@ -153,6 +169,8 @@ async def _stream(
                 await send(
                     {"type": "http.response.body", "body": body, "more_body": True}
                 )
+            if len(held) > MAX_EVENT:
+                raise aiohttp.ClientPayloadError("an event without an end")
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         why = str(error) or type(error).__name__
         held = error_event(protocol, 502, f"{target.name} broke off: {why}")

@@ -19,26 +19,24 @@ NVIDIA_TIMEOUT_S = 15.0
 def probe_host(root: Path = Path("/")) -> Host:
     """Cores, memory, CPU, GPUs. ``root`` is where /proc and /sys are looked for.
 
-    Affinity and cgroup limits (v1 and v2) count: a container is told of its share, not of
-    the machine. What cannot be read is None.
+    Affinity and cgroup limits (v1 and v2, of this process's group and those around it)
+    count: a container or a job is told of its share, not of the machine. Page cache that the
+    kernel can drop counts as free. What cannot be read is None, or 0 for memory.
     """
     cpuinfo = _read(root / "proc/cpuinfo")
     total, available = parse_meminfo(_read(root / "proc/meminfo"))
-    limit, used = _cgroup_memory(root)
-    cores = (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count()
-    )
-    quota = _cgroup_cpus(root)
+    groups = _cgroup_memory(root)
+    limits = [total, *(limit for limit, _ in groups)]
+    free = [available, *(max(0, limit - used) for limit, used in groups)]
+    cores = [len(os.sched_getaffinity(0)), *(int(cpus) for cpus in _cgroup_cpus(root))]
     return Host(
         name=socket.gethostname(),
         architecture=platform.machine(),
         cpu=parse_cpu_model(cpuinfo),
-        cores=max(1, min(cores or 1, int(quota) if quota else cores or 1)),
+        cores=max(1, min(cores)),
         cpu_flags=parse_cpu_flags(cpuinfo),
-        memory_bytes=min(total, limit) if limit else total,
-        free_bytes=min(available, max(0, limit - used)) if limit else available,
+        memory_bytes=min(limits),
+        free_bytes=min(free),
         libgomp=_has_libgomp(),
         gpus=_nvidia_gpus(),
     )
@@ -86,6 +84,21 @@ def parse_bytes(text: str) -> int | None:
     return count if count < 1 << 60 else None
 
 
+def parse_cgroup_path(text: str, controller: str) -> str:
+    """This process's cgroup in /proc/self/cgroup; ``controller`` is ``""`` for v2."""
+    for line in text.splitlines():
+        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        if controller in controllers.split(","):
+            return path
+    return "/"
+
+
+def parse_inactive_file(text: str) -> int:
+    """Bytes of page cache that can be dropped, in a cgroup's ``memory.stat``."""
+    counts = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
+    return int(counts.get("total_inactive_file") or counts.get("inactive_file") or 0)
+
+
 def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
     """GPUs of ``nvidia-smi --format=csv,noheader,nounits`` (MiB); fields may be ``[N/A]``."""
     gpus = []
@@ -116,25 +129,42 @@ def _mib(text: str) -> int | None:
     return int(text) * 1024**2 if text.isdigit() else None
 
 
-def _cgroup_memory(root: Path) -> tuple[int | None, int]:
-    """(the limit of this process's cgroup or None, what it uses)."""
-    cgroup = root / "sys/fs/cgroup"
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+def _cgroup_memory(root: Path) -> list[tuple[int, int]]:
+    """(limit, use) in bytes of each cgroup around this process that has a limit."""
+    found = []
+    for controller, limit, used in (
+        ("", "memory.max", "memory.current"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
-        if count := parse_bytes(_read(cgroup / limit)):
-            return count, parse_bytes(_read(cgroup / used)) or 0
-    return None, 0
+        for group in _cgroups(root, controller):
+            if (most := parse_bytes(_read(group / limit))) is not None:
+                now = parse_bytes(_read(group / used)) or 0
+                found.append(
+                    (most, now - parse_inactive_file(_read(group / "memory.stat")))
+                )
+    return found
 
 
-def _cgroup_cpus(root: Path) -> float | None:
-    cgroup = root / "sys/fs/cgroup"
-    return parse_cpu_quota(
-        _read(cgroup / "cpu.max"),
-        _read(cgroup / "cpu/cpu.cfs_quota_us"),
-        _read(cgroup / "cpu/cpu.cfs_period_us"),
-    )
+def _cgroup_cpus(root: Path) -> list[float]:
+    """The quota, in CPUs, of each cgroup around this process that has one."""
+    quotas = [
+        parse_cpu_quota(_read(group / "cpu.max"), "", "")
+        for group in _cgroups(root, "")
+    ] + [
+        parse_cpu_quota(
+            "", _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
+        )
+        for group in _cgroups(root, "cpu")
+    ]
+    return [cpus for cpus in quotas if cpus is not None]
+
+
+def _cgroups(root: Path, controller: str) -> list[Path]:
+    """The directories of this process's cgroup and of all that contain it."""
+    mount = root / "sys/fs/cgroup" / controller
+    path = parse_cgroup_path(_read(root / "proc/self/cgroup"), controller)
+    own = mount / path.strip("/")
+    return [own, *(group for group in own.parents if group.is_relative_to(mount))]
 
 
 def _read(path: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
+from yaml.error import MarkedYAMLError
 
 from lemnos.errors import LemnosError, UsageError
 from lemnos.spec.base import Value
@@ -33,12 +34,15 @@ def load(path: Path, kind: type[T]) -> T:
 def parse(text: str, kind: type[T], *, where: str) -> T:
     """``text`` (YAML) as a ``kind``; ``where`` names it in errors."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        data = loader.construct_document(node) if node else None
     except yaml.YAMLError as error:
         raise UsageError(
             _yaml_problem(error), where=_yaml_place(error, where)
         ) from None
+    except RecursionError:
+        raise UsageError("is nested too deeply", where=where) from None
     if not isinstance(data, dict):
         raise UsageError(
             "is not a mapping of keys to values",
@@ -60,6 +64,34 @@ def validated(kind: type[T], data: dict[str, Any]) -> T:
         raise _explain(error, None, "") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which also refuses a key that is given twice, and says where
+    (as YAMLError, like all its errors) when a scalar is no value: ``2026-13-45``."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        mapping: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in mapping.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise MarkedYAMLError(
+                    problem=f"'{key.value}' is given twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return mapping
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            if isinstance(node, yaml.ScalarNode):
+                node.value.encode()  # half a surrogate pair is no text
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError):
+            kind = node.tag.rpartition(":")[2]
+            raise MarkedYAMLError(
+                problem=f"{ascii(node.value)[:40]} cannot be read as {kind}",
+                problem_mark=node.start_mark,
+            ) from None
+
+
 def _yaml_problem(error: yaml.YAMLError) -> str:
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     return f"is not valid YAML: {problem}"
@@ -72,7 +104,7 @@ def _yaml_place(error: yaml.YAMLError, where: str) -> str:
 
 def _refuse_newer(data: dict[str, Any], node: yaml.Node | None, where: str) -> None:
     version = data.get("version", SPEC_VERSION)
-    if isinstance(version, int) and version > SPEC_VERSION:
+    if isinstance(version, int) and SPEC_VERSION < version < 10_000:
         raise UsageError(
             f"is written for a newer lemnos (version {version}; this one reads up to {SPEC_VERSION})",
             where=f"{where}:{_line(node, ('version',))}",
@@ -89,7 +121,10 @@ def _explain(error: ValidationError, node: yaml.Node | None, where: str) -> Usag
             loc = (*loc, str(item["ctx"]["key"]))
         key = ".".join(str(part) for part in loc) or "document"
         place = f"{where}:{_line(node, loc)}" if where else ""
-        problems.append((place, f"{key}: {item['msg'].removeprefix('Value error, ')}"))
+        problem = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "model_type":
+            problem = "needs keys and values of its own"
+        problems.append((place, f"{key}: {problem}"))
     place, first = problems[0]
     rest = [": ".join(filter(None, problem)) for problem in problems[1:]]
     return UsageError("\n".join([first, *rest]), where=place)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,107 +18,9 @@ import openai
 import pytest
 
 from lemnos.deployments.targets import write_table
-from lemnos.spec.targets import Route, Target, TargetTable
 from tests import upstream
+from tests.contract.gateway.gateways import BODY, CHAT, Behind, Start, sse, table_of
 from tests.waiting import until
-
-CHAT = "/v1/chat/completions"
-BODY = {
-    "model": "m",
-    "messages": [{"role": "user", "content": "hi"}],
-    "unknown": {"x": 1},
-}
-
-
-@dataclass
-class Gateway:
-    """A running gateway."""
-
-    url: str
-    table: Path
-    process: subprocess.Popen[str]
-
-    def write(
-        self, *urls: str, keys: tuple[str, ...] = (), key_file: str | None = None
-    ) -> None:
-        table = table_of(*urls, keys=keys, key_file=key_file)
-        write_table(self.table, table)
-
-    def post(self, body: Any = BODY, path: str = CHAT, **more: Any) -> httpx2.Response:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        with httpx2.Client(trust_env=False, timeout=30) as client:
-            return client.post(self.url + path, content=content, **more)
-
-    def get(self, path: str, **more: Any) -> httpx2.Response:
-        with httpx2.Client(trust_env=False, timeout=30) as client:
-            return client.get(self.url + path, **more)
-
-
-def table_of(
-    *urls: str, keys: tuple[str, ...] = (), key_file: str | None = None
-) -> TargetTable:
-    targets = tuple(
-        Target(name=f"engine-{n}", base_url=url, key_file=key_file)
-        for n, url in enumerate(urls)
-    )
-    digests = tuple(hashlib.sha256(key.encode()).hexdigest() for key in keys)
-    route = Route(model="m", targets=targets, created=1_700_000_000, context=4096)
-    return TargetTable(revision=1, routes=(route,), key_digests=digests)
-
-
-Start = Callable[..., Gateway]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts gateways in front of engine URLs; ends them after the test."""
-    with contextlib.ExitStack() as stack:
-
-        def _start(*urls: str, **more: Any) -> Gateway:
-            path = tmp_path / "targets.json"
-            write_table(path, table_of(*urls, **more))
-            command = [sys.executable, "-m", "lemnos.gateway", "--targets", str(path)]
-            process = subprocess.Popen(
-                [*command, "--port", "0"], stdout=subprocess.PIPE, text=True
-            )
-            stack.callback(_end, process)
-            assert process.stdout
-            url = process.stdout.readline().split()[-1]
-            return Gateway(url, path, process)
-
-        yield _start
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.communicate()
-
-
-@pytest.fixture
-def behind(start: Start) -> Iterator[Callable[..., tuple[Gateway, upstream.Upstream]]]:
-    """A gateway in front of one engine with a script."""
-    with contextlib.ExitStack() as stack:
-
-        def _behind(
-            script: upstream.Script, **more: Any
-        ) -> tuple[Gateway, upstream.Upstream]:
-            engine = stack.enter_context(upstream.serving(script))
-            return start(engine.url, **more), engine
-
-        yield _behind
-
-
-Behind = Callable[..., tuple[Gateway, upstream.Upstream]]
-
-
-def sse(*texts: str) -> list[bytes]:
-    """OpenAI chat chunks as an engine sends them."""
-    chunks = [
-        {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m",
-         "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
-        for text in texts
-    ]  # fmt: skip
-    return [b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks]
 
 
 def test_bodies_go_through_byte_for_byte(behind: Behind) -> None:
@@ -355,70 +254,6 @@ def test_a_client_that_hangs_up_ends_the_engines_work(
         client.sendall(head.encode() + body)
         until(lambda: engine.asked)
     assert engine.hung_up.wait(10)
-
-
-def test_keys(behind: Behind) -> None:
-    gateway, engine = behind(upstream.answer(b"{}"), keys=("right-key", "other-key"))
-    assert gateway.post().status_code == 401
-    assert gateway.get("/v1/models").status_code == 401
-    for headers in (
-        {"Authorization": "Bearer wrong"},
-        {"Authorization": "Basic right-key"},
-        {"x-api-key": "right-ke"},
-    ):
-        got = gateway.post(headers=headers)
-        assert got.status_code == 401
-        assert got.json()["error"]["code"] == "invalid_api_key"
-    for headers in (
-        {"Authorization": "Bearer right-key"},
-        {"Authorization": "bearer other-key"},
-        {"x-api-key": "other-key"},
-        {"Authorization": "Bearer wrong", "x-api-key": "right-key"},
-    ):
-        assert gateway.post(headers=headers).status_code == 200
-    assert "right-key" not in str([asked.headers for asked in engine.asked])
-    got = gateway.post(path="/v1/messages")
-    assert got.json()["error"]["type"] == "authentication_error"
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({}, 200),
-        ({"Host": "localhost:1"}, 200),
-        ({"Host": "[::1]:1"}, 200),
-        ({"Host": "evil.example:5366"}, 403),
-        ({"Host": "127.0.0.1.evil.example"}, 403),
-        ({"Origin": "http://localhost:3000"}, 200),
-        ({"Origin": "https://evil.example"}, 403),
-        ({"Origin": "null"}, 403),
-        ({"Origin": "http://[broken"}, 403),
-    ],
-)
-def test_web_pages_may_not_use_a_keyless_endpoint(
-    start: Start, headers: dict[str, str], status: int
-) -> None:
-    assert start().get("/v1/models", headers=headers).status_code == status
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_a_keyless_endpoint_serves_only_its_owner(start: Start) -> None:
-    gateway = start()
-    code = (
-        "import os, socket, sys; os.setuid(65534); s = socket.socket()\n"
-        "s.connect(('127.0.0.1', int(sys.argv[1])))\n"
-        "s.sendall(b'GET /v1/models HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n')\n"
-        "print(s.recv(12).decode('ascii'))"
-    )
-    port = gateway.url.rpartition(":")[2]
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", code, port],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "HTTP/1.1 403\n"
-    assert gateway.get("/v1/models").status_code == 200
 
 
 def test_a_new_table_is_taken_up_and_a_broken_one_is_not(start: Start) -> None:

@@ -17,15 +17,15 @@ from lemnos.launchers.local import LocalLauncher
 from lemnos.spec.plan import Command, Job
 from tests.waiting import until
 
-SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
+SLEEPER = "import signal; print('up', flush=True); signal.pause()"
 DEAF = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-    "print('up', flush=True); time.sleep(600)"
+    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    "print('up', flush=True); signal.pause()"
 )
 PARENT = (
-    "import subprocess, sys, time;"
-    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
-    " start_new_session=True); print('up', flush=True); time.sleep(600)"
+    "import signal, subprocess, sys;"
+    "subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'],"
+    " start_new_session=True); print('up', flush=True); signal.pause()"
 )
 
 
@@ -55,7 +55,7 @@ def started(launcher: LocalLauncher, job: Job) -> int:
 def test_a_job_runs_in_a_session_of_its_own_and_writes_its_log(
     launcher: LocalLauncher, tmp_path: Path
 ) -> None:
-    code = "import os; print(os.environ['COLOUR']); print('up', flush=True); import time; time.sleep(600)"
+    code = "import os; print(os.environ['COLOUR']); print('up', flush=True); import signal; signal.pause()"
     pid = started(launcher, job(tmp_path, code, COLOUR="red $(id)"))
     assert os.getsid(pid) == pid
     log = (tmp_path / "engine-0.log").read_text()

@@ -37,10 +37,16 @@ def test_a_plain_machine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "files",
     [
-        {"memoryDOTmax": "4294967296\n", "memoryDOTcurrent": "1073741824\n", "cpuDOTmax": "100000 100000\n"},
+        {
+            "memoryDOTmax": "4294967296\n",
+            "memoryDOTcurrent": "1573741824\n",
+            "memoryDOTstat": "anon 1000\ninactive_file 500000000\n",
+            "cpuDOTmax": "100000 100000\n",
+        },
         {
             "memory__memoryDOTlimit_in_bytes": "4294967296\n",
-            "memory__memoryDOTusage_in_bytes": "1073741824\n",
+            "memory__memoryDOTusage_in_bytes": "1573741824\n",
+            "memory__memoryDOTstat": "inactive_file 7\ntotal_inactive_file 500000000\n",
             "cpu__cpuDOTcfs_quota_us": "150000\n",
             "cpu__cpuDOTcfs_period_us": "100000\n",
         },
@@ -52,6 +58,28 @@ def test_a_container_has_its_share(tmp_path: Path, files: dict[str, str]) -> Non
     assert found.memory_bytes == 4 * 1024**3
     assert found.free_bytes == 3 * 1024**3
     assert found.cores == 1
+
+
+@pytest.mark.parametrize(
+    ("mine", "group"),
+    [("0::/system.slice/job_7\n", ""), ("5:cpu,cpuacct:/x\n4:memory:/system.slice/job_7\n0::/\n", "memory/")],
+    ids=["cgroup v2", "cgroup v1"],
+)  # fmt: skip
+def test_a_jobs_own_cgroup_and_those_around_it_count(
+    tmp_path: Path, mine: str, group: str
+) -> None:
+    root = tree(tmp_path)
+    (root / "proc/self").mkdir()
+    (root / "proc/self/cgroup").write_text(mine)
+    limit, used = ("limit_in_bytes", "usage_in_bytes") if group else ("max", "current")
+    for place, most, now in (("", 8, 7), ("/job_7", 4, 1)):
+        directory = root / "sys/fs/cgroup" / f"{group}system.slice{place}"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"memory.{limit}").write_text(f"{most * 1024**3}\n")
+        (directory / f"memory.{used}").write_text(f"{now * 1024**3}\n")
+    found = host.probe_host(root)
+    assert found.memory_bytes == 4 * 1024**3
+    assert found.free_bytes == 1 * 1024**3  # what the slice around it has left
 
 
 def test_no_limits_are_no_limits(tmp_path: Path) -> None:

@@ -49,6 +49,19 @@ def test_a_whole_document() -> None:
         ("", "is not a mapping"),
         ("model: a\nengine: vlm\n", "d.yaml:2: engine: Input should be 'llamacpp'"),
         ("model: {source: a, sha256: xyz}\n", "d.yaml:1: model.sha256"),
+        ("model: a\nmodel: b\n", "d.yaml:2:1: is not valid YAML: 'model' is given twice"),
+        ("model: a\nworkload:\n", "d.yaml:2: workload: needs keys and values of its own"),
+        ("model: 2026-13-45\n", "d.yaml:1:8: is not valid YAML: '2026-13-45' cannot be read as timestamp"),
+        ("model: a\nversion: 0x_\n", "d.yaml:2:10: is not valid YAML: '0x_' cannot be read as int"),
+        ("model: !!bool maybe\n", "d.yaml:1:8: is not valid YAML: 'maybe' cannot be read as bool"),
+        ("model: !!timestamp q\n", "cannot be read as timestamp"),
+        ("model: " + "1" * 5000, "cannot be read as int"),
+        ("model: a\nversion: 0x" + "f" * 5000, "d.yaml:2: version: Input should be less"),
+        ('"\\ud800": 1', "d.yaml:1:1: is not valid YAML"),
+        ("[" * 5000, "d.yaml: is nested too deeply"),
+        ("model: &a [*a]\n", "d.yaml:1: model: needs keys"),
+        ("model: a\0", "d.yaml: is not valid YAML: unacceptable character"),
+        ("? {a: 1}\n: b", "found unhashable key"),
     ],
 )  # fmt: skip
 def test_errors_name_file_line_and_key(text: str, says: str) -> None:
@@ -87,6 +100,25 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     good = tmp_path / "good.yaml"
     good.write_text("model: m")
     assert load(good, DeploymentSpec).model.source == "m"
+
+
+def test_merged_keys_may_be_given_again() -> None:
+    text = "model: &m {source: a, revision: b}\nworkload: {}\nname: x\n"
+    assert parse(text, DeploymentSpec, where="d").model.revision == "b"
+    text = "model:\n  <<: {source: a, revision: b}\n  revision: c\n"
+    assert parse(text, DeploymentSpec, where="d").model.revision == "c"
+
+
+SYNTAX = st.sampled_from(
+    [*"[]{}:,-?!&*|>'\"\\#%@\n \t", "!!int ", "!!bool ", "!!timestamp ", "<<: ", "&a ", "*a"]
+    + ["model", "version", ": ", "0x", "2026-13-45", ".inf", "null", "\\ud800", "- "]
+)  # fmt: skip
+
+
+@given(st.lists(SYNTAX, max_size=25).map("".join))
+def test_any_yaml_is_a_spec_or_a_sentence(text: str) -> None:
+    with contextlib.suppress(LemnosError):
+        parse(text, DeploymentSpec, where="d.yaml")
 
 
 @given(st.text(max_size=200))

@@ -1,0 +1,29 @@
+"""``lemnos WORDS`` as a process of its own, as people run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+
+def lemnos(*words: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run it to its end; it must leave with ``code``, and never with a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lemnos", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | env,
+        timeout=180,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def report(*words: str) -> Any:
+    """What ``lemnos WORDS --json`` prints."""
+    return json.loads(lemnos(*words, "--json").stdout)

@@ -1,0 +1,118 @@
+"""Running gateways, and what tests send them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from lemnos.deployments.targets import write_table
+from lemnos.spec.targets import Route, Target, TargetTable
+from tests import upstream
+
+CHAT = "/v1/chat/completions"
+BODY = {
+    "model": "m",
+    "messages": [{"role": "user", "content": "hi"}],
+    "unknown": {"x": 1},
+}
+
+
+@dataclass
+class Gateway:
+    """A running gateway."""
+
+    url: str
+    table: Path
+    process: subprocess.Popen[str]
+
+    def write(
+        self, *urls: str, keys: tuple[str, ...] = (), key_file: str | None = None
+    ) -> None:
+        table = table_of(*urls, keys=keys, key_file=key_file)
+        write_table(self.table, table)
+
+    def post(self, body: Any = BODY, path: str = CHAT, **more: Any) -> httpx2.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        with httpx2.Client(trust_env=False, timeout=30) as client:
+            return client.post(self.url + path, content=content, **more)
+
+    def get(self, path: str, **more: Any) -> httpx2.Response:
+        with httpx2.Client(trust_env=False, timeout=30) as client:
+            return client.get(self.url + path, **more)
+
+
+def table_of(
+    *urls: str, keys: tuple[str, ...] = (), key_file: str | None = None
+) -> TargetTable:
+    targets = tuple(
+        Target(name=f"engine-{n}", base_url=url, key_file=key_file)
+        for n, url in enumerate(urls)
+    )
+    digests = tuple(hashlib.sha256(key.encode()).hexdigest() for key in keys)
+    route = Route(model="m", targets=targets, created=1_700_000_000, context=4096)
+    return TargetTable(revision=1, routes=(route,), key_digests=digests)
+
+
+Start = Callable[..., Gateway]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts gateways in front of engine URLs; ends them after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def _start(*urls: str, **more: Any) -> Gateway:
+            path = tmp_path / "targets.json"
+            write_table(path, table_of(*urls, **more))
+            command = [sys.executable, "-m", "lemnos.gateway", "--targets", str(path)]
+            process = subprocess.Popen(
+                [*command, "--port", "0"], stdout=subprocess.PIPE, text=True
+            )
+            stack.callback(_end, process)
+            assert process.stdout
+            url = process.stdout.readline().split()[-1]
+            return Gateway(url, path, process)
+
+        yield _start
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def behind(start: Start) -> Iterator[Callable[..., tuple[Gateway, upstream.Upstream]]]:
+    """A gateway in front of one engine with a script."""
+    with contextlib.ExitStack() as stack:
+
+        def _behind(
+            script: upstream.Script, **more: Any
+        ) -> tuple[Gateway, upstream.Upstream]:
+            engine = stack.enter_context(upstream.serving(script))
+            return start(engine.url, **more), engine
+
+        yield _behind
+
+
+Behind = Callable[..., tuple[Gateway, upstream.Upstream]]
+
+
+def sse(*texts: str) -> list[bytes]:
+    """OpenAI chat chunks as an engine sends them."""
+    chunks = [
+        {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m",
+         "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+        for text in texts
+    ]  # fmt: skip
+    return [b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks]
