@@ -19,6 +19,8 @@ class Asked:
     path: str
     headers: dict[str, str]
     body: bytes
+    head: str
+    """The request line and the headers as they came, repeated ones too."""
 
 
 @dataclass
@@ -42,7 +44,9 @@ class Upstream:
                 headers = dict(line.split(": ", 1) for line in lines[1:] if line)
                 low = {key.lower(): value for key, value in headers.items()}
                 body = await reader.readexactly(int(low.get("content-length", "0")))
-                self.asked.append(Asked(lines[0].split(" ")[1], low, body))
+                self.asked.append(
+                    Asked(lines[0].split(" ")[1], low, body, "\n".join(lines))
+                )
                 work = asyncio.ensure_future(self.script(writer))
                 gone = asyncio.ensure_future(reader.read(1))
                 await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)

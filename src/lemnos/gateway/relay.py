@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import aiohttp
-from multidict import CIMultiDict
 from yarl import URL
 
 from lemnos.gateway.table import TargetKeys
@@ -126,15 +125,15 @@ class Relay:
             await _start(send, response.status, kept)
             await _stream(response, target, protocol, send)
 
-    def _headers_for(self, target: Target, headers: Headers) -> CIMultiDict[str]:
+    def _headers_for(self, target: Target, headers: Headers) -> list[tuple[str, str]]:
         """The client's headers, less its credentials, with the target's own key."""
-        kept = CIMultiDict(
+        kept = [
             (key.decode("latin-1"), value.decode("latin-1"))
             for key, value in headers
             if key not in NOT_UPSTREAM
-        )
+        ]
         if key := self._keys.of(target.key_file):
-            kept["Authorization"] = f"Bearer {key}"
+            kept.append(("Authorization", f"Bearer {key}"))
         return kept
 
 
@@ -163,8 +162,9 @@ async def _stream(
     held = b""
     try:
         async for chunk in response.content.iter_any():
+            seen = len(held)
             held += chunk
-            if whole := whole_events(held):
+            if whole := whole_events(held, seen):
                 body, held = held[:whole], held[whole:]
                 await send(
                     {"type": "http.response.body", "body": body, "more_body": True}

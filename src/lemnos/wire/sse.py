@@ -54,7 +54,11 @@ class Parser:
         return Event("\n".join(data), name) if data else None
 
 
-def whole_events(data: bytes) -> int:
-    """How many of the first bytes of ``data`` are whole events: 0 if none has ended."""
-    lf, crlf = data.rfind(b"\n\n"), data.rfind(b"\n\r\n")
+def whole_events(data: bytes, seen: int = 0) -> int:
+    """How many of the first bytes of ``data`` are whole events: 0 if none has ended.
+
+    None is known to end within the first ``seen`` bytes.
+    """
+    since = max(0, seen - 2)
+    lf, crlf = data.rfind(b"\n\n", since), data.rfind(b"\n\r\n", since)
     return max(lf + 2 if lf >= 0 else 0, crlf + 3 if crlf >= 0 else 0)

@@ -51,6 +51,7 @@ def in_proc(host: str) -> str:
 TCP = f"""  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: {in_proc("127.0.0.1")}:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
    1: {in_proc("127.0.0.1")}:C350 {in_proc("127.0.0.1")}:1F90 01 00000000:00000000 00:00000000 00000000  1234        0 2 1 0 20 4 30 10 -1
+   3: {in_proc("127.0.0.1")}:C352 {in_proc("127.0.0.1")}:1F90 05 00000000:00000000 00:00000000 00000000     0        0 0 1 0 20 4 30 10 -1
    2: {in_proc("127.0.0.1")}:1F90 {in_proc("127.0.0.1")}:C350 01 00000000:00000000 00:00000000 00000000     0        0 3 1 0 20 4 30 10 -1
 """
 
@@ -60,6 +61,8 @@ def test_the_users_of_sockets_are_found_in_the_kernels_table() -> None:
     assert auth.uid_in(TCP, client, server) == 1234
     assert auth.uid_in(TCP, server, client) == 0
     assert auth.uid_in(TCP, ("127.0.0.1", 50001), server) == -1
+    closed = ("127.0.0.1", 50002)  # anyone's; shown as root's
+    assert auth.uid_in(TCP, closed, server) == -1
 
 
 def test_real_sockets_have_an_owner() -> None:
@@ -77,7 +80,7 @@ def test_real_sockets_have_an_owner() -> None:
 @pytest.mark.parametrize(
     ("name", "loopback"),
     [("localhost", True), ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True),
-     ("128.0.0.1", False), ("127.1", False), ("example.org", False), ("", False)],
+     ("128.0.0.1", False), ("127.1", False), ("127.0.0.1 x", False), ("LocalHost", True), ("example.org", False), ("", False)],
 )  # fmt: skip
 def test_loopback_names(name: str, loopback: bool) -> None:
     assert auth.is_loopback_name(name) == loopback

@@ -51,6 +51,15 @@ def test_whole_events(data: bytes, count: int) -> None:
     assert whole_events(data) == count
 
 
+@given(st.text("x\r\n", max_size=12), st.integers(0, 12))
+def test_what_was_seen_to_hold_no_end_need_not_be_searched_again(
+    text: str, cut: int
+) -> None:
+    data = text.encode()
+    if whole_events(data[:cut]) == 0:
+        assert whole_events(data, len(data[:cut])) == whole_events(data)
+
+
 def test_protocols_are_known_by_their_paths() -> None:
     assert protocol_of("/v1/messages/count_tokens") == "anthropic"
     assert protocol_of("/v1/chat/completions") == "openai"
