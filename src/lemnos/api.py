@@ -80,10 +80,11 @@ def deployment_spec(
     if isinstance(model, DeploymentSpec):
         base = model
     elif str(model).endswith((".yaml", ".yml")):
-        base = load(Path(model), DeploymentSpec)
+        base = _paths_from(Path(model).parent, load(Path(model), DeploymentSpec))
     else:
         base = DeploymentSpec(model=ModelSpec(source=str(model)))
-    return _changed(base, {k: v for k, v in changes.items() if v is not None})
+    given = {key: value for key, value in changes.items() if value is not None}
+    return _paths_from(Path(), _changed(base, given))
 
 
 def plan(
@@ -282,6 +283,20 @@ def _spec_or_default(
     changes: dict[str, Any],
 ) -> DeploymentSpec:
     return deployment_spec(model or prepare.default_model(progress), **changes)
+
+
+def _paths_from(directory: Path, spec: DeploymentSpec) -> DeploymentSpec:
+    """The spec with its relative paths taken from ``directory``: the supervisor's is another."""
+    data = spec.model_dump()
+    if keys := spec.endpoint.api_key_file:
+        data["endpoint"]["api_key_file"] = _absolute(directory, keys)
+    if spec.model.source.startswith(("./", "../")):
+        data["model"]["source"] = _absolute(directory, spec.model.source)
+    return validated(DeploymentSpec, data)
+
+
+def _absolute(directory: Path, name: str) -> str:
+    return str((directory / Path(name).expanduser()).absolute())
 
 
 def _changed(base: DeploymentSpec, changes: dict[str, Any]) -> DeploymentSpec:

@@ -133,3 +133,17 @@ def test_sizes_and_quiet_bars(capsys: pytest.CaptureFixture[str]) -> None:
         bars.start("x", 2000, 500)
         bars.advance(100)
     assert "x: 2.0 kB, 500 B already here" in capsys.readouterr().err
+
+
+def test_paths_in_a_spec_are_taken_from_its_directory(tmp_path: Path) -> None:
+    import lemnos as api
+
+    spec = tmp_path / "deployment.yaml"
+    spec.write_text("model: ./my.gguf\nendpoint: {api_key_file: keys}\n")
+    made = api.deployment_spec(spec)
+    assert made.model.source == str(tmp_path / "my.gguf")
+    assert made.endpoint.api_key_file == str(tmp_path / "keys")
+    made = api.deployment_spec("./x.gguf", api_key_file="~/keys")
+    assert made.model.source == str(Path("x.gguf").absolute())
+    assert made.endpoint.api_key_file == str(Path("~/keys").expanduser())
+    assert api.deployment_spec(made, port=8000).endpoint.port == 8000

@@ -84,7 +84,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(node, yaml.ScalarNode):
                 node.value.encode()  # half a surrogate pair is no text
             return super().construct_object(node, deep)
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, LookupError, AttributeError):
             kind = node.tag.rpartition(":")[2]
             raise MarkedYAMLError(
                 problem=f"{ascii(node.value)[:40]} cannot be read as {kind}",

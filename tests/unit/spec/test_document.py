@@ -55,6 +55,7 @@ def test_a_whole_document() -> None:
         ("model: a\nversion: 0x_\n", "d.yaml:2:10: is not valid YAML: '0x_' cannot be read as int"),
         ("model: !!bool maybe\n", "d.yaml:1:8: is not valid YAML: 'maybe' cannot be read as bool"),
         ("model: !!timestamp q\n", "cannot be read as timestamp"),
+        ("model: !!int\n", "d.yaml:1:8: is not valid YAML: '' cannot be read as int"),
         ("model: " + "1" * 5000, "cannot be read as int"),
         ("model: a\nversion: 0x" + "f" * 5000, "d.yaml:2: version: Input should be less"),
         ('"\\ud800": 1', "d.yaml:1:1: is not valid YAML"),
