@@ -13,6 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Machines that test are shared: how long an example takes says nothing about it.
+settings.register_profile("lemnos", deadline=None)
+settings.load_profile("lemnos")
 
 LEAKY = (
     "HF_",

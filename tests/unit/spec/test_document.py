@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lemnos.errors import LemnosError, UsageError, near
@@ -116,12 +116,14 @@ SYNTAX = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(SYNTAX, max_size=25).map("".join))
 def test_any_yaml_is_a_spec_or_a_sentence(text: str) -> None:
     with contextlib.suppress(LemnosError):
         parse(text, DeploymentSpec, where="d.yaml")
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text(max_size=200))
 def test_any_text_is_a_spec_or_a_sentence(text: str) -> None:
     with contextlib.suppress(LemnosError):
@@ -140,6 +142,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.dictionaries(KEYS, VALUES))
 def test_any_document_is_a_spec_or_a_sentence(data: dict[str, object]) -> None:
     text = yaml.safe_dump(data)
