@@ -16,6 +16,9 @@ BATCH = 512
 """Tokens computed at once; also the most that one embedding's input may have."""
 
 
+HTTP_THREADS = 64
+
+
 def main() -> None:
     """Serve until SIGTERM or SIGINT; exit code 1 and one line on stderr if it cannot start."""
     options = _parser().parse_args()
@@ -48,6 +51,8 @@ def _serve(options: argparse.Namespace) -> object:
     params.n_batch = params.n_ubatch = BATCH
     params.cpuparams.n_threads = options.threads
     params.cpuparams_batch.n_threads = options.threads
+    # A thread serves a connection, also while that is idle: too few, and new ones wait.
+    params.n_threads_http = HTTP_THREADS
     params.fit_params = False  # the plan decides what fits, not the engine
     params.endpoint_metrics = True
     params.ui = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
@@ -45,24 +46,13 @@ class Relay:
     def __init__(self) -> None:
         self.in_flight: Counter[str] = Counter()
         self._keys = TargetKeys()
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=CONNECT_S, sock_read=IDLE_S
-            ),
-            auto_decompress=False,
-            skip_auto_headers=(
-                "User-Agent",
-                "Accept",
-                "Accept-Encoding",
-                "Content-Type",
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._pooled = _session(keepalive_timeout=KEEP_ALIVE_S)
+        self._fresh = _session(force_close=True)
 
     async def close(self) -> None:
         """Close the connections to targets."""
-        await self._session.close()
+        await self._pooled.close()
+        await self._fresh.close()
 
     async def to_first_that_answers(
         self,
@@ -75,55 +65,33 @@ class Relay:
     ) -> None:
         """Try targets in their order until one answers; 502 when none does.
 
-        The same request goes to the next target as long as no byte went to the client.
+        The same request goes to the next target as long as no byte went to the client. A
+        target that hangs up without a word gets it once more, over a new connection: it
+        may have closed an idle one at the moment in which that was used again.
         """
         problem = ""
-        for target in targets:
+        tries = ((t, s) for t in targets for s in (self._pooled, self._fresh))
+        refused = ""
+        for target, session in tries:
+            if target.name == refused:
+                continue
             self.in_flight[target.name] += 1
             try:
-                await self._to_target(target, path, headers, body, protocol, send)
+                upstream = session.post(
+                    URL(target.base_url + path, encoded=True),
+                    data=body,
+                    headers=self._headers_for(target, headers),
+                    allow_redirects=False,
+                )
+                await _relay(upstream, target, protocol, send)
                 return
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 problem = f"{target.name}: {str(error) or type(error).__name__}"
+                refused = "" if _hung_up(error) else target.name
             finally:
                 self.in_flight[target.name] -= 1
         message = f"no replica answered ({problem})"
         await answer(send, 502, error_body(protocol, 502, message))
-
-    async def _to_target(
-        self,
-        target: Target,
-        path: str,
-        headers: Headers,
-        body: bytes,
-        protocol: Protocol,
-        send: Send,
-    ) -> None:
-        """Relay. Raises only while nothing has been sent to the client."""
-        upstream = self._session.post(
-            URL(target.base_url + path, encoded=True),
-            data=body,
-            headers=self._headers_for(target, headers),
-            allow_redirects=False,
-        )
-        async with upstream as response:
-            kept = [
-                (key, value)
-                for key, value in response.raw_headers
-                if (low := key.lower()) not in NOT_DOWNSTREAM
-                and not low.startswith(b"access-control-")
-            ]
-            if not response.content_type.startswith("text/event-stream"):
-                # Read whole before the first byte goes out: while it is not out, another
-                # target can still answer.
-                whole = await response.read()
-                await _start(send, response.status, kept)
-                await send({"type": "http.response.body", "body": whole})
-                return
-            # A stream that breaks is longer than announced: it ends with an error event.
-            kept = [pair for pair in kept if pair[0].lower() != b"content-length"]
-            await _start(send, response.status, kept)
-            await _stream(response, target, protocol, send)
 
     def _headers_for(self, target: Target, headers: Headers) -> list[tuple[str, str]]:
         """The client's headers, less its credentials, with the target's own key."""
@@ -135,6 +103,53 @@ class Relay:
         if key := self._keys.of(target.key_file):
             kept.append(("Authorization", f"Bearer {key}"))
         return kept
+
+
+def _session(**connections: Any) -> aiohttp.ClientSession:
+    """A client that adds nothing of its own to a request."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, **connections),
+        timeout=aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_S, sock_read=IDLE_S
+        ),
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+def _hung_up(error: Exception) -> bool:
+    """Whether a connection that stood was closed before any answer."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return False
+    return isinstance(error, (aiohttp.ServerDisconnectedError, ConnectionResetError))
+
+
+async def _relay(
+    upstream: AbstractAsyncContextManager[aiohttp.ClientResponse],
+    target: Target,
+    protocol: Protocol,
+    send: Send,
+) -> None:
+    """The target's answer to the client. Raises only while nothing has been sent to it."""
+    async with upstream as response:
+        kept = [
+            (key, value)
+            for key, value in response.raw_headers
+            if (low := key.lower()) not in NOT_DOWNSTREAM
+            and not low.startswith(b"access-control-")
+        ]
+        if not response.content_type.startswith("text/event-stream"):
+            # Read whole before the first byte goes out: while it is not out, another
+            # target can still answer.
+            whole = await response.read()
+            await _start(send, response.status, kept)
+            await send({"type": "http.response.body", "body": whole})
+            return
+        # A stream that breaks is longer than announced: it ends with an error event.
+        kept = [pair for pair in kept if pair[0].lower() != b"content-length"]
+        await _start(send, response.status, kept)
+        await _stream(response, target, protocol, send)
 
 
 async def answer(

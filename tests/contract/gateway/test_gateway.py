@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -166,6 +167,26 @@ def test_an_engine_that_cannot_be_reached_is_502_and_another_is_tried(
         gateway.write(dead, broken.url, alive.url)
         until(lambda: gateway.post().status_code == 200)
         assert broken.asked and alive.asked
+
+
+def test_an_idle_connection_that_the_engine_closed_is_no_failure(start: Start) -> None:
+    answers = 0
+
+    async def answers_once_a_connection(writer: asyncio.StreamWriter) -> None:
+        """Promises to keep the connection, and closes it when it is used again."""
+        nonlocal answers
+        if getattr(writer, "used", False):
+            writer.transport.abort()
+            return
+        writer.used = True  # type: ignore[attr-defined]
+        answers += 1
+        await upstream.answer(b"{}")(writer)
+
+    with upstream.serving(answers_once_a_connection) as engine:
+        gateway = start(engine.url)
+        assert [gateway.post().status_code for _ in range(4)] == [200] * 4
+    assert answers == 4
+    assert len(engine.asked) > 4, "no connection was used again"
 
 
 def test_an_answer_that_breaks_off_before_its_end_is_tried_elsewhere(
