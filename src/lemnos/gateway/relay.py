@@ -122,7 +122,7 @@ def _hung_up(error: Exception) -> bool:
     """Whether a connection that stood was closed before any answer."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return False
-    return isinstance(error, (aiohttp.ServerDisconnectedError, ConnectionResetError))
+    return isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
 
 
 async def _relay(
