@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 import lemnos
+from lemnos.deployments import deploy
 from lemnos.spec.facts import LocalModel
 from tests.command import lemnos as run
 from tests.command import report
@@ -316,6 +317,17 @@ def test_a_taken_port_is_named_with_its_holder(home: Path) -> None:
     assert f"port {port} is taken by process {os.getpid()}" in said
     assert psutil.Process().username() in said
     assert lemnos.status() == [] and files_left(home) == []
+
+
+def test_a_port_lost_between_choice_and_start_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        choices = [taken.getsockname()[1], port]
+        monkeypatch.setattr(deploy, "_port", lambda *_: choices.pop(0))
+        endpoint = lemnos.up("smollm2", context=512, concurrency=1)
+    assert endpoint.url == f"http://127.0.0.1:{port}/v1"
+    run("down", "--now")
 
 
 def test_an_engine_that_cannot_start_says_its_own_words(

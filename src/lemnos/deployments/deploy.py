@@ -40,20 +40,40 @@ def bring_up(plan: Plan, watch: Watch) -> tuple[Status, bool]:
     files = Files.of(plan.name)
     store = Store()
     with leases.lease(files.up_lease, what=f"lemnos up {plan.name}", wait_s=3600):
-        running = _running(store, plan)
-        if running is None:
-            _clear_the_way(store, plan.name)
+        if running := _running(store, plan):
+            if not running.supervisor_alive:
+                _start_supervisor(store, plan.name, files)
+            return _wait_ready(store, plan.name, watch), True
+        _clear_the_way(store, plan.name)
+        return _start_new(store, plan, files, watch), False
+
+
+def _start_new(store: Store, plan: Plan, files: Files, watch: Watch) -> Status:
+    """Start a revision; stop all of it if it does not become ready.
+
+    A port that nobody asked for may be taken by somebody else between the choice and the
+    gateway's start: then another one is chosen.
+    """
+    while True:
+        url = ""
+        try:
             with _choosing_a_port(store, plan.spec.endpoint) as url:
                 files.make_key()
                 store.add_revision(plan, url)
-        if running is None or not running.supervisor_alive:
             _start_supervisor(store, plan.name, files)
-        try:
-            return _wait_ready(store, plan.name, watch), running is not None
-        except BaseException:
-            if running is None:
-                _take_down(store, plan.name, drain=False)
-            raise
+            return _wait_ready(store, plan.name, watch)
+        except BaseException as error:
+            _take_down(store, plan.name, drain=False)
+            if not (isinstance(error, LemnosError) and _lost_port(plan, url)):
+                raise
+
+
+def _lost_port(plan: Plan, url: str) -> bool:
+    """Whether somebody else listens where the gateway was to, though any port would do."""
+    if not url or plan.spec.endpoint.port is not None:
+        return False
+    port = int(url.rpartition(":")[2])
+    return port_holder(plan.spec.endpoint.host, port) is not None
 
 
 def status(name: str | None = None) -> list[Status]:

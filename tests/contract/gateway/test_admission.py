@@ -36,24 +36,23 @@ def test_keys(behind: Behind) -> None:
     assert got.json()["error"]["type"] == "authentication_error"
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({}, 200),
-        ({"Host": "localhost:1"}, 200),
-        ({"Host": "[::1]:1"}, 200),
-        ({"Host": "evil.example:5366"}, 403),
-        ({"Host": "127.0.0.1.evil.example"}, 403),
-        ({"Origin": "http://localhost:3000"}, 200),
-        ({"Origin": "https://evil.example"}, 403),
-        ({"Origin": "null"}, 403),
-        ({"Origin": "http://[broken"}, 403),
-    ],
-)
-def test_web_pages_may_not_use_a_keyless_endpoint(
-    start: Start, headers: dict[str, str], status: int
-) -> None:
-    assert start().get("/v1/models", headers=headers).status_code == status
+HEADERS: list[tuple[dict[str, str], int]] = [
+    ({}, 200),
+    ({"Host": "localhost:1"}, 200),
+    ({"Host": "[::1]:1"}, 200),
+    ({"Host": "evil.example:5366"}, 403),
+    ({"Host": "127.0.0.1.evil.example"}, 403),
+    ({"Origin": "http://localhost:3000"}, 200),
+    ({"Origin": "https://evil.example"}, 403),
+    ({"Origin": "null"}, 403),
+    ({"Origin": "http://[broken"}, 403),
+]
+
+
+def test_web_pages_may_not_use_a_keyless_endpoint(start: Start) -> None:
+    gateway = start()
+    for headers, status in HEADERS:
+        assert gateway.get("/v1/models", headers=headers).status_code == status, headers
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
