@@ -54,18 +54,16 @@ def gguf_facts(name: str, path: Path, header: Gguf) -> ModelFacts:
         heads=heads,
         kv_heads=number("attention.head_count_kv", heads),
         head_dim=number("attention.key_length", max(1, hidden // heads)),
-        vocabulary=_vocabulary(header, number),
+        vocabulary=_vocabulary(header) or number("vocab_size"),
         max_context=number("context_length"),
         quantization=sizes.most_common(1)[0][0] if sizes else "none",
         has_chat_template="tokenizer.chat_template" in header.metadata,
     )
 
 
-def _vocabulary(header: Gguf, number: object) -> int:
+def _vocabulary(header: Gguf) -> int | None:
+    """The number of tokens that the header lists; None if it lists none."""
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, Length):
         return tokens.count
-    if isinstance(tokens, list) and tokens:
-        return len(tokens)
-    assert callable(number)
-    return int(number("vocab_size"))
+    return len(tokens) if isinstance(tokens, list) and tokens else None

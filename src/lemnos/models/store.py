@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -70,15 +70,14 @@ def being_filled(home: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone(home: Path, waiting: str, note: object) -> Iterator[None]:
-    """No other process fills ``home`` meanwhile."""
+def alone(home: Path, what: str, note: Callable[[str], None]) -> Iterator[None]:
+    """No other process fills ``home`` meanwhile; ``note`` is told if there is one."""
     home.parent.mkdir(parents=True, exist_ok=True)
-    assert callable(note)
     with leases.lease(
         _lease_of(home),
         what=f"pulling {home.name}",
         wait_s=24 * 3600,
-        waiting=lambda holder: note(f"{waiting} is being pulled by {holder}; waiting"),
+        waiting=lambda holder: note(f"{what} is being pulled by {holder}; waiting"),
     ):
         yield
 
