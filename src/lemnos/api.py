@@ -123,7 +123,9 @@ def up(
     wanted = _spec_or_default(model, progress or Silent(), changes)
     run = _Run("up", wanted)
     try:
-        client_keys(wanted.endpoint)  # what cannot work is said before a download
+        # What cannot work is said before a download.
+        client_keys(wanted.endpoint)
+        deploy.check_port(wanted.endpoint)
         made = prepare.make_plan(wanted, progress or Silent())
         run.plan = made
         run.measured["pull_s"] = run.elapsed()

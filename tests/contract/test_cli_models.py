@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,9 @@ def test_what_the_catalogue_knows_is_shown_without_a_download() -> None:
     [
         (("up", "smolm2"), 2, "Did you mean 'smollm2'"),
         (("up", "/no/such.gguf"), 2, "does not exist"),
+        (("up", "~nobody-here/x.gguf"), 2, "does not exist"),
+        (("up", "x" * 5000), 2, "unknown model"),
+        (("models", "verify", "x" * 5000), 1, "the system said: File name too long"),
         (("up", "--port", "70000"), 2, "endpoint.port"),
         (("up", "--host", "0.0.0.0"), 2, "can be reached by others"),
         (("up", "--dry-run", "--context", "9000"), 2, "over what smollm2-135m-instruct was trained for"),
@@ -73,6 +77,13 @@ def test_bad_input_is_a_sentence(words: tuple[str, ...], code: int, says: str) -
     # without network: what is refused must be refused before a download
     said = lemnos(*words, code=code, UV_OFFLINE="1", HF_HUB_OFFLINE="1").stderr
     assert says in said.replace("\n", " ")
+
+
+def test_a_taken_port_is_said_before_a_download() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = lemnos("up", "--port", port, code=1, UV_OFFLINE="1").stderr
+    assert f"port {port} is taken by process {os.getpid()}" in said
 
 
 def test_broken_yaml_names_the_line(tmp_path: Path) -> None:

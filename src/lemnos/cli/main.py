@@ -52,13 +52,24 @@ def main() -> None:
     try:
         app()
     except LemnosError as error:
-        from lemnos.cli.output import err
-
-        err().print("[bold red]error:[/] ", end="")
-        err().print(str(error), markup=False)
+        _say(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except (
+        OSError
+    ) as error:  # a file or a socket that said no, where nobody expected it
+        why = error.strerror or type(error).__name__
+        _say(LemnosError(f"the system said: {why}", where=str(error.filename or "")))
+        sys.exit(1)
+
+
+def _say(error: LemnosError) -> None:
+    from lemnos.cli.output import err
+
+    err().print("[bold red]error:[/] ", end="")
+    err().print(str(error), markup=False)

@@ -48,6 +48,19 @@ def bring_up(plan: Plan, watch: Watch) -> tuple[Status, bool]:
         return _start_new(store, plan, files, watch), False
 
 
+def check_port(endpoint: EndpointSpec) -> None:
+    """Raise LemnosError if the port that is asked for is held by no deployment of ours.
+
+    To be asked before a model is downloaded in vain.
+    """
+    port = endpoint.port
+    ours = {int(row["url"].rpartition(":")[2]) for row in Store().deployments()}
+    if port is None or port in ours:
+        return
+    if holder := port_holder(endpoint.host, port):
+        raise _taken(endpoint.host, port, holder)
+
+
 def _start_new(store: Store, plan: Plan, files: Files, watch: Watch) -> Status:
     """Start a revision; stop all of it if it does not become ready.
 
@@ -217,9 +230,13 @@ def _port(endpoint: EndpointSpec, given: set[int]) -> int:
         return wanted
     if endpoint.port is None:
         return free_port(endpoint.host)
-    raise LemnosError(
-        f"port {wanted} is taken by {holder or 'another deployment'}",
-        where=endpoint.host,
+    raise _taken(endpoint.host, wanted, holder or "another deployment")
+
+
+def _taken(host: str, port: int, holder: str) -> LemnosError:
+    return LemnosError(
+        f"port {port} is taken by {holder}",
+        where=host,
         fix="choose another with --port, or leave --port out to get a free one",
     )
 

@@ -40,9 +40,19 @@ def pull(spec: ModelSpec, progress: Progress) -> LocalModel:
 
 def resolve(spec: ModelSpec) -> Source:
     """The spec's source. A path that exists is a path, whatever it looks like."""
-    if "://" not in spec.source and Path(spec.source).expanduser().exists():
+    if "://" not in spec.source and _is_there(spec.source):
         return Source("file", spec.source)
     return parse_source(spec.source)
+
+
+def _is_there(name: str) -> bool:
+    """Whether ``name`` is the path of something. Raises LemnosError if one may not know."""
+    try:
+        return Path(name).expanduser().exists()
+    except PermissionError as error:
+        raise LemnosError(f"cannot be read ({error.strerror})", where=name) from None
+    except (OSError, RuntimeError):  # too long for a path; ~ of nobody
+        return False
 
 
 def at_hand(spec: ModelSpec, source: Source) -> LocalModel | None:
@@ -58,6 +68,8 @@ def at_hand(spec: ModelSpec, source: Source) -> LocalModel | None:
 
 
 def _at_path(spec: ModelSpec, source: Source) -> LocalModel:
+    if not _is_there(source.name):
+        raise UsageError("does not exist", where=source.name, fix="check the path")
     path = Path(source.name).expanduser().absolute()
     if spec.file:
         path = path / spec.file
