@@ -150,7 +150,7 @@ def records_rerun(
     """Do again what a record says was done."""
     import lemnos
 
-    with DownloadBars() as bars, Stages() as stages:
+    with DownloadBars() as bars, Stages(bars) as stages:
         again = lemnos.rerun(id_, progress=bars, watch=stages.show)
     record_id = getattr(again, "record", None) or getattr(again, "id", None)
     if as_json:

