@@ -84,7 +84,7 @@ def qwen3_5_moe(config: Config) -> list[Layer]:
 
 
 def glm4_moe(config: Config) -> list[Layer]:
-    """GLM-4.5, 4.6, 4.7 and Air, also inside GLM-4.5V and 4.6V; the router is FP32 in engines."""
+    """GLM-4.5, 4.6, 4.7 and Air, also inside GLM-4.5V and 4.6V."""
     attention = gqa(
         config,
         bias=config.flag("attention_bias"),
@@ -316,7 +316,6 @@ def routed(
     inner_key: str,
     *,
     correction: bool = False,
-    router_fp32: bool = False,
 ) -> tuple[Moe, tuple[Weight, ...]]:
     """Router and experts. ``correction``: a bias that balances the routing, FP32."""
     hidden, inner = config.number("hidden_size"), config.number(inner_key)
@@ -324,9 +323,8 @@ def routed(
     moe = Moe(count, config.number("num_experts_per_tok"), inner)
     if moe.top_k > count:
         raise config.bad("num_experts_per_tok", f"is more than the {count} experts")
-    store = {"store": FP32} if router_fp32 else {}
     weights = [
-        Weight(f"{name}.gate", count, hidden, **store),
+        Weight(f"{name}.gate", count, hidden),
         Weight(f"{name}.experts.gate_proj", inner, hidden, "experts", count),
         Weight(f"{name}.experts.up_proj", inner, hidden, "experts", count),
         Weight(f"{name}.experts.down_proj", hidden, inner, "experts", count),
@@ -380,7 +378,6 @@ def _glm_experts(config: Config) -> tuple[Moe, tuple[Weight, ...], int]:
         "n_routed_experts",
         "moe_intermediate_size",
         correction=config.text("topk_method", "noaux_tc") == "noaux_tc",
-        router_fp32=True,
     )
     shared = config.optional("n_shared_experts") * moe.inner
     hidden = config.number("hidden_size")
