@@ -23,7 +23,9 @@ class Config:
     def __contains__(self, key: str) -> bool:
         return self.data.get(key) is not None
 
-    def number(self, key: str, default: int | None = None, *, zero: bool = False) -> int:
+    def number(
+        self, key: str, default: int | None = None, *, zero: bool = False
+    ) -> int:
         """A positive whole number (or zero, where ``zero``); raises LemnosError."""
         value = self.data.get(key)
         if value is None:
@@ -38,7 +40,9 @@ class Config:
             raise self.bad(key, f"is {value}")
         limit = LIMITS["layers"] if "layers" in key else LIMITS["size"]
         if value > limit:
-            raise self.bad(key, f"is {_short(value)}, more than any model has ({limit})")
+            raise self.bad(
+                key, f"is {_short(value)}, more than any model has ({limit})"
+            )
         return value
 
     def optional(self, key: str) -> int:

@@ -42,7 +42,9 @@ def qwen3(config: Config) -> list[Layer]:
 
 def mixtral(config: Config) -> list[Layer]:
     """Mixtral: every layer routed, no shared expert."""
-    experts = routed(config, "block_sparse_moe", "num_local_experts", "intermediate_size")
+    experts = routed(
+        config, "block_sparse_moe", "num_local_experts", "intermediate_size"
+    )
     return [moe_layer(config, gqa(config), experts)] * _layers(config)
 
 
@@ -146,7 +148,9 @@ def llama4(config: Config) -> list[Layer]:
     moe = Moe(count, config.number("num_experts_per_tok"), inner)
     experts = (
         Weight("feed_forward.router", count, hidden),
-        Weight("feed_forward.experts.gate_up_proj", 2 * inner, hidden, "experts", count),
+        Weight(
+            "feed_forward.experts.gate_up_proj", 2 * inner, hidden, "experts", count
+        ),
         Weight("feed_forward.experts.down_proj", hidden, inner, "experts", count),
         *gated("feed_forward.shared_expert", hidden, inner),
     )
@@ -475,7 +479,9 @@ def _in_order(config: Config, kinds: list[str], built: dict[str, Layer]) -> list
     """``kinds`` as layers; raises LemnosError where they and the config's number differ."""
     count = _layers(config)
     if len(kinds) < count:
-        raise config.bad("num_hidden_layers", f"is {count}, but {len(kinds)} are listed")
+        raise config.bad(
+            "num_hidden_layers", f"is {count}, but {len(kinds)} are listed"
+        )
     for kind in kinds[:count]:
         if kind not in built:
             raise config.bad("layer_types", f"has the unknown kind '{kind[:40]}'")

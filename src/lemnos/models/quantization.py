@@ -54,7 +54,9 @@ NONE = Quantization(BF16, lambda name: True)
 
 def quantization_of(config: Config) -> Quantization:
     """Of a whole config.json. Raises LemnosError for methods that are not known."""
-    found = config.part("quantization_config" if "quantization_config" in config else "")
+    found = config.part(
+        "quantization_config" if "quantization_config" in config else ""
+    )
     if not found.data and "compression_config" in config:
         found = config.part("compression_config")
     if not found.data:
@@ -81,7 +83,9 @@ def quantization_of(config: Config) -> Quantization:
             raise found.bad("bits", "is neither 4 nor 8")
         group = _group(found, "group_size", 128)
         store = replace(
-            STORES[method], bits=found.number("bits", 4), block=(1, group if group else 0)
+            STORES[method],
+            bits=found.number("bits", 4),
+            block=(1, group if group else 0),
         )
         return Quantization(store, _or_head(whole))
     if method == "mxfp4":
