@@ -19,6 +19,20 @@ class Errors(Value):
     ready: float
 
 
+class Ready(Value):
+    """Seconds until an engine answers, measured."""
+
+    start_s: float
+    """Processes, imports, profiling, the KV cache."""
+    rank_s: float
+    """For each doubling of the ranks."""
+    kernels_s: float
+    """Kernels that are built or tuned the first time."""
+    compile_s_per_layer: float
+    capture_s: float
+    """CUDA graphs."""
+
+
 class Constants(Value):
     """Measured efficiencies of an engine; see calibration.yaml for what each is."""
 
@@ -34,6 +48,7 @@ class Constants(Value):
     reduce_us: float
     link: float
     spread: float
+    ready: Ready
     error: Errors
     source: str
 

@@ -1,0 +1,63 @@
+"""What each engine does by default, by version: data (``rules.yaml``)."""
+
+from __future__ import annotations
+
+import functools
+import re
+from importlib import resources
+
+import yaml
+
+from lemnos.spec.base import Value
+
+
+class EngineRules(Value):
+    """An engine's defaults from a version on."""
+
+    since: str
+    version: str
+    """The version that plans assume where none is asked for."""
+    utilization: float
+    graph_estimate: bool
+    batched_tokens: int
+    """``max_num_batched_tokens`` on GPUs of 70 GiB and more (but the A100)."""
+    batched_tokens_small: int
+    seqs: int
+    seqs_small: int
+    graph_gib: float
+    """Set aside for CUDA graphs a layer, at TP1 (measured)."""
+    graph_taken: float
+    """What graphs really take, over what is set aside (measured)."""
+    other_gib: float
+    """Beyond torch at TP1: CUDA context, libraries (measured)."""
+    source: str
+
+
+@functools.cache
+def _rules() -> dict[str, tuple[EngineRules, ...]]:
+    text = resources.files("lemnos.planning").joinpath("rules.yaml").read_text()
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    data = yaml.load(text, Loader=loader)
+    return {
+        engine: tuple(EngineRules.model_validate(entry) for entry in entries)
+        for engine, entries in data.items()
+    }
+
+
+def engine_names() -> list[str]:
+    """Engines that have rules."""
+    return list(_rules())
+
+
+def rules_for(engine: str, version: str | None) -> EngineRules:
+    """The newest rules not above ``version``; the newest of all where none is given."""
+    entries = _rules()[engine]
+    if version is None:
+        return entries[-1]
+    wanted = _numbers(version)
+    fitting = [entry for entry in entries if _numbers(entry.since) <= wanted]
+    return (fitting or list(entries[:1]))[-1]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

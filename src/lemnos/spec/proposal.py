@@ -1,0 +1,154 @@
+"""What the planner is asked, and what it proposes: a layout with predicted figures."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lemnos.spec.base import Value
+from lemnos.spec.document import SPEC_VERSION
+from lemnos.spec.plan import Layout, Rejection
+
+Interval = tuple[float, float]
+Positive = Annotated[int, Field(ge=1, le=100_000_000)]
+Ways = Annotated[int, Field(ge=1, le=4096)]
+Objective = Literal["throughput", "latency", "cost", "gpus"]
+EngineName = Literal["vllm", "sglang"]
+
+
+class Slo(Value):
+    """What clients must be given, at the median."""
+
+    ttft_s: Annotated[float, Field(gt=0)] | None = None
+    tpot_s: Annotated[float, Field(gt=0)] | None = None
+
+
+class Ask(Value):
+    """The load expected, and what the user wants pinned; None leaves it to the planner."""
+
+    concurrency: Annotated[int, Field(ge=1, le=100_000)] = 16
+    rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Requests a second; instead of the concurrency."""
+    input_tokens: Positive = 1024
+    output_tokens: Positive = 256
+    context: Positive | None = None
+    slo: Slo = Slo()
+    objective: Objective = "throughput"
+    engine: EngineName | None = None
+    engine_version: str | None = None
+    tensor: Ways | None = None
+    pipeline: Ways | None = None
+    data: Ways | None = None
+    expert: bool | None = None
+    context_parallel: Ways | None = None
+    replicas: Ways | None = None
+    kv_cache_dtype: str | None = None
+    utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_batched_tokens: Positive | None = None
+    max_seqs: Positive | None = None
+    eager: bool = False
+    quantization: str | None = None
+    """``fp8``: a BF16 checkpoint is quantized while it loads."""
+    split: bool | None = None
+    """Prefill and decode apart; None: where it is better."""
+
+    @model_validator(mode="after")
+    def _fits_context(self) -> Ask:
+        need = self.input_tokens + self.output_tokens
+        if self.context and self.context < need:
+            raise ValueError(
+                f"a request of {self.input_tokens} + {self.output_tokens} tokens does not fit "
+                f"the context of {self.context}: give a larger --context, or fewer tokens"
+            )
+        return self
+
+
+class Settings(Value):
+    """What the engine is told."""
+
+    context: int
+    kv_cache_dtype: str
+    utilization: float
+    max_batched_tokens: int
+    max_seqs: int
+    eager: bool
+    quantization: str | None = None
+
+
+class RankBudget(Value):
+    """Predicted memory of the fullest GPU, in GiB."""
+
+    total: float
+    weights: float
+    activation: float
+    graphs: float
+    other: float
+    kv_cache: float
+    unused: float
+    """Left alone by the engine, or held by others."""
+
+
+class Role(Value):
+    """Replicas that only prefill, or only decode."""
+
+    prefill: int
+    decode: int
+
+
+class Proposal(Value):
+    """One way to serve the model on the cluster, with what it should do."""
+
+    model: str
+    source: str
+    stored: str
+    """How its weights are stored: ``fp8-channel``."""
+    engine: EngineName
+    engine_version: str
+    gpu: str
+    nodes: int
+    gpus: int
+    """Of all replicas."""
+    layout: Layout
+    roles: Role | None = None
+    settings: Settings
+    memory: RankBudget
+    weights_gib_per_rank: float
+    weights_gib_per_rank_interval: Interval
+    kv_cache_tokens: int
+    """Of one replica, as the engine prints it."""
+    kv_cache_tokens_interval: Interval
+    kv_concurrency: float
+    """Requests of the full context that one replica's KV cache holds."""
+    ttft_ms: float
+    ttft_ms_interval: Interval
+    tpot_ms: float
+    tpot_ms_interval: Interval
+    output_tokens_per_s: float
+    """Of all replicas together."""
+    output_tokens_per_s_interval: Interval
+    ready_s: float
+    """From start to the first answer, caches cold."""
+    ready_s_interval: Interval
+    """From caches warm to cold."""
+    meets_slo: bool | None = None
+    """None: no SLO was given."""
+    cost_per_hour: float | None = None
+    cost_per_million_tokens: float | None = None
+    """Of output."""
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Proposals(Value):
+    """The planner's answer: the chosen one first."""
+
+    version: Annotated[int, Field(ge=1, le=SPEC_VERSION)] = SPEC_VERSION
+    asked: Ask
+    plans: tuple[Proposal, ...]
+    """Chosen first, then the Pareto front, then the next best."""
+    pareto: tuple[int, ...] = ()
+    """Which of ``plans`` no other beats in latency, throughput and GPUs together."""
+    rejected: tuple[Rejection, ...] = ()
+    smallest: str | None = None
+    """Where nothing fits: the smallest hardware of the same kind that would do."""
