@@ -21,10 +21,12 @@ if TYPE_CHECKING:
         list_records,
         logs,
         plan,
+        probe,
         rerun,
         restart,
         status,
         up,
+        write_cluster,
     )
     from lemnos.errors import LemnosError, UsageError
     from lemnos.wire.client import AsyncClient, Client
@@ -43,10 +45,12 @@ _HOMES = {
         "list_records",
         "logs",
         "plan",
+        "probe",
         "rerun",
         "restart",
         "status",
         "up",
+        "write_cluster",
     ),
 }
 
@@ -65,10 +69,12 @@ __all__ = [
     "list_records",
     "logs",
     "plan",
+    "probe",
     "rerun",
     "restart",
     "status",
     "up",
+    "write_cluster",
 ]
 
 

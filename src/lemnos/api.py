@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from lemnos.deployments.targets import client_keys
 from lemnos.errors import LemnosError, UsageError
 from lemnos.models.progress import Progress, Silent
 from lemnos.records.store import Store, new_record_id
+from lemnos.spec.cluster import Cluster
 from lemnos.spec.deployment import (
     DeploymentSpec,
     EndpointSpec,
@@ -100,6 +101,44 @@ def plan(
     """
     wanted = _spec_or_default(model, progress or Silent(), changes)
     return prepare.plan_without_pulling(wanted)
+
+
+def probe(
+    hosts: str | list[str] | None = None,
+    *,
+    network: bool = True,
+    measure_disk: bool = False,
+    ports: str | None = None,
+    ssh_config: Path | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Cluster:
+    """What machines have: this one, or ``hosts`` (names, or a file with one a line) over SSH.
+
+    Between hosts, latency, bandwidth and ``ports`` (``"29500,6379"``) are tried unless
+    ``network`` is false. ``note`` is told what is going on. A host that cannot be read stays
+    in the cluster and says why; raises LemnosError if none can be read.
+    """
+    from lemnos.hardware import probe as probing
+    from lemnos.hardware.network import PORTS, parse_ports
+
+    tell = note or (lambda _: None)
+    if hosts is None:
+        return probing.probe_here(measure_disk=measure_disk, note=tell)
+    names = hosts if isinstance(hosts, str) else ",".join(hosts)
+    return probing.probe_hosts(
+        probing.hosts_named(names, ssh_config),
+        ports=PORTS if ports is None else parse_ports(ports),
+        measure_network=network,
+        measure_disk=measure_disk,
+        note=tell,
+    )
+
+
+def write_cluster(path: str | Path, cluster: Cluster, *, force: bool = False) -> None:
+    """Write ``cluster.yaml``; replaces what a probe wrote, other files only by ``force``."""
+    from lemnos.hardware import clusterfile
+
+    clusterfile.write_cluster(Path(path), cluster, force=force)
 
 
 def jobs(plan: Plan) -> list[Job]:

@@ -34,6 +34,16 @@ def kind_named(name: str) -> GpuKind | None:
     return _by_name().get(_plain(name))
 
 
+def kind_of(name: str, memory_gib: float | None) -> GpuKind | None:
+    """The kind of a GPU by its driver's name and its memory: "NVIDIA GH200 480GB" is said of
+    two sizes. None where the catalogue has no such GPU."""
+    named = kind_named(name)
+    if named is None or memory_gib is None or _about(named, memory_gib):
+        return named
+    others = [kind for kind in gpu_kinds() if _family(kind) == _family(named)]
+    return next((kind for kind in others if _about(kind, memory_gib)), named)
+
+
 def gpu_kind(name: str) -> GpuKind:
     """As ``kind_named``; raises UsageError with the nearest name where there is none."""
     if found := kind_named(name):
@@ -93,6 +103,15 @@ def _spans_nodes(node: Node) -> bool:
     """Its GPUs' NVLink domain is larger than the node."""
     kind = kind_named(node.gpus[0].kind or "") if node.gpus else None
     return bool(kind and kind.nvlink_gb_s and kind.link_domain > kind.per_node)
+
+
+def _about(kind: GpuKind, memory_gib: float) -> bool:
+    return abs(memory_gib - kind.memory_gib) < 0.05 * kind.memory_gib
+
+
+def _family(kind: GpuKind) -> str:
+    """``GH200`` of ``GH200-96``."""
+    return re.sub(r"-\d+$", "", kind.name)
 
 
 @functools.cache

@@ -4,13 +4,12 @@ This file is also sent whole over SSH and run by whatever ``python3`` is there. 
 the standard library only (and nvidia-ml-py where it is installed), and Python 3.6, which
 RHEL 8 still has.
 """
-# ruff: noqa: UP006, UP035, UP045, UP036
+# ruff: noqa: UP006, UP035, UP036, UP045
 
 import contextlib
 import fcntl
 import glob
 import json
-import mmap
 import os
 import platform
 import pwd
@@ -21,7 +20,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -30,11 +28,6 @@ MARK = "lemnos-answer "
 
 SMI_S = 30.0  # nvidia-smi on 8 GPUs without the persistence daemon was seen to take over 10 s
 STAT_S = 4.0  # a hung file server must not hang the probe
-READ_S = 3.0  # how long a file system is read from, to measure it
-READ_MOST = 8 << 30
-WRITE_MOST = 1 << 30
-CHUNK = 16 << 20
-READERS = 4  # one stream does not fill a parallel file system
 
 NETWORK_FILESYSTEMS = (
     "nfs", "nfs4", "lustre", "gpfs", "beegfs", "beegfs_nodev", "ceph", "wekafs", "panfs", "pvfs2",
@@ -47,9 +40,9 @@ OLD_GPU_FIELDS = "index,uuid,name,memory.total,memory.free"
 APP_FIELDS = "gpu_uuid,pid,process_name,used_gpu_memory"
 
 
-def collect(root: str = "/", measure_disk: bool = False) -> Dict[str, Any]:
+def collect(root: str = "/") -> Dict[str, Any]:
     """Everything that can be read here. ``root`` is where /proc and /sys are looked for."""
-    unknown = []  # type: List[str]
+    unknown: List[str] = []
     gpus, apps = nvml_gpus(unknown)
     texts = {"lscpu": command(["lscpu"])}
     if gpus is not None:
@@ -87,7 +80,7 @@ def collect(root: str = "/", measure_disk: bool = False) -> Dict[str, Any]:
         "infiniband": infiniband(root),
         "interfaces": interfaces(root),
         "shm": stat_filesystems({"shm": "/dev/shm"}).get("shm"),
-        "disks": disks(root, models_dir(home), home, measure_disk, unknown),
+        "disks": disks(root, models_dir(home), home, unknown),
         "unknown": unknown,
     }
 
@@ -142,7 +135,7 @@ def read(root: str, path: str) -> str:
 
 def people(root: str, pids: List[str]) -> Dict[str, Tuple[Optional[str], str]]:
     """(user, command's name) of each process. Never its arguments: keys may be in them."""
-    found = {}
+    found: Dict[str, Tuple[Optional[str], str]] = {}
     for pid in pids:
         name = read(root, "proc/" + pid + "/comm").strip()
         try:
@@ -364,14 +357,14 @@ def models_dir(home: str) -> str:
 
 
 def disks(
-    root: str, models: str, home: str, measure: bool, unknown: List[str]
+    root: str, models: str, home: str, unknown: List[str]
 ) -> List[Dict[str, Any]]:
     """File systems that models may lie on: those of ``models`` and ``home``, and shared ones."""
     mounted = mounts(read(root, "proc/self/mounts") or read(root, "proc/mounts"))
     wanted = {"models": models, "home": home}
     wanted.update((point, point) for point, kind in mounted.items() if is_network(kind))
     answers = stat_filesystems(wanted)
-    found = {}  # type: Dict[str, Dict[str, Any]]
+    found: Dict[str, Dict[str, Any]] = {}
     for what, path in wanted.items():
         point = mount_of(answers.get(what, {}).get("path") or path, mounted)
         if what not in answers:
@@ -379,19 +372,11 @@ def disks(
                 f"the file system at {point} did not answer within {STAT_S:.0f} s"
             )
         disk = found.setdefault(
-            point, {"path": point, "filesystem": mounted.get(point, "unknown")}
+            point, {"mount": point, "filesystem": mounted.get(point, "unknown")}
         )
         disk["shared"] = is_network(disk["filesystem"])
-        disk.update(
-            {key: answers[what][key] for key in ("total", "free") if what in answers}
-        )
-        if measure and what in answers and "read" not in disk:
-            inside = answers[what]["path"] if what in ("models", "home") else point
-            disk["read"], why = read_speed(inside)
-            if why:
-                unknown.append(
-                    f"reading from {point} was not measured: {why}"
-                )
+        if what in answers:
+            disk.update(answers[what])
     return list(found.values())
 
 
@@ -464,113 +449,11 @@ def stat_filesystems(paths: Dict[str, str]) -> Dict[str, Dict[str, Any]]:
     return found
 
 
-# ---------------------------------------------------------------- reading, measured
-
-
-def read_speed(directory: str) -> Tuple[Optional[float], Optional[str]]:
-    """Bytes a second that files there are read with past the page cache; or None and why.
-
-    Of a model's file where there is one, else of a temporary file without a name, which
-    goes away with this process.
-    """
-    while not os.path.isdir(directory):
-        directory = os.path.dirname(directory)
-    existing = big_file(directory)
-    try:
-        if existing:
-            handle = os.open(existing, os.O_RDONLY)
-        else:
-            free = os.statvfs(directory)
-            if free.f_bavail * free.f_frsize < 2 * WRITE_MOST:
-                return None, "too little is free for a trial file"
-            handle = temporary(directory)
-    except OSError as error:
-        return None, f"{error.strerror} ({directory})"
-    try:
-        return timed_read(handle), None
-    except OSError as error:
-        return None, str(error.strerror)
-    finally:
-        os.close(handle)
-
-
-def big_file(directory: str) -> Optional[str]:
-    """A weights file of over 512 MiB below ``directory``, looked for 2 s at most."""
-    deadline = time.monotonic() + 2
-    for where, _, names in os.walk(directory):
-        for name in names:
-            path = os.path.join(where, name)
-            if name.endswith((".safetensors", ".gguf")):
-                with contextlib.suppress(OSError):
-                    if os.path.getsize(path) > 512 << 20 and os.access(path, os.R_OK):
-                        return path
-        if time.monotonic() > deadline:
-            return None
-    return None
-
-
-def temporary(directory: str) -> int:
-    """A file of 1 GiB (or what 10 s write) that no directory names any more."""
-    path = os.path.join(directory, f".lemnos-probe-{os.getpid()}")
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    os.unlink(path)
-    block = os.urandom(1 << 20) * 16  # what compresses would be read too fast
-    deadline = time.monotonic() + 10
-    for _ in range(WRITE_MOST // len(block)):
-        os.write(handle, block)
-        if time.monotonic() > deadline:
-            break
-    os.fsync(handle)
-    return handle
-
-
-def timed_read(handle: int) -> float:
-    """Bytes a second, by several readers, each past the page cache if it can."""
-    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    size = min(os.fstat(handle).st_size, READ_MOST)
-    direct = True
-    try:  # O_DIRECT through /proc: the file may have no name any more
-        past_cache = os.open(
-            f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_DIRECT
-        )
-    except OSError:
-        direct = False
-        past_cache = os.dup(handle)
-    counts = [0] * READERS
-    problems = []  # type: List[OSError]
-    deadline = time.monotonic() + READ_S
-
-    def reader(number: int) -> None:
-        memory = mmap.mmap(-1, CHUNK)  # aligned to pages, as O_DIRECT demands
-        at = number * CHUNK
-        try:
-            while at < size and time.monotonic() < deadline:
-                if sys.version_info >= (3, 7):
-                    counts[number] += os.preadv(past_cache, [memory], at)
-                else:
-                    counts[number] += len(os.pread(past_cache, CHUNK, at))
-                at += READERS * CHUNK
-        except OSError as error:
-            problems.append(error)
-
-    began = time.monotonic()
-    readers = [threading.Thread(target=reader, args=(i,)) for i in range(READERS)]
-    for thread in readers:
-        thread.start()
-    for thread in readers:
-        thread.join()
-    elapsed = time.monotonic() - began
-    os.close(past_cache)
-    if problems and direct is False or sum(counts) == 0:
-        raise problems[0] if problems else OSError(0, "nothing could be read")
-    return sum(counts) / elapsed
-
-
 def main() -> None:
-    """Answer one request, ``{"measure_disk": bool, "limit_s": int}``, on standard output."""
+    """Answer one request, ``{"limit_s": 60}``, on standard output."""
     request = json.loads(sys.stdin.buffer.readline().decode())
     signal.alarm(request["limit_s"])  # whoever asked has gone by then
-    answer = collect(measure_disk=request["measure_disk"])
+    answer = collect()
     sys.stdout.write("\n" + MARK + json.dumps(answer) + "\n")
     sys.stdout.flush()
     os._exit(0)  # without waiting for what a file server left hanging

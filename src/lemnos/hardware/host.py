@@ -8,12 +8,16 @@ import platform
 import shutil
 import socket
 import subprocess
-from pathlib import Path
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 
 from lemnos.spec.facts import Gpu, Host
 
 NVIDIA_QUERY = ("--query-gpu=index,name,memory.total,memory.free",)
 NVIDIA_TIMEOUT_S = 15.0
+
+Read = Callable[[str], str]
+"""The text of a path below the root; nothing where there is none."""
 
 
 def probe_host(root: Path = Path("/")) -> Host:
@@ -23,23 +27,35 @@ def probe_host(root: Path = Path("/")) -> Host:
     count: a container or a job is told of its share, not of the machine. Page cache that the
     kernel can drop counts as free. What cannot be read is None, or 0 for memory.
     """
-    cpuinfo = _read(root / "proc/cpuinfo")
-    total, available = parse_meminfo(_read(root / "proc/meminfo"))
-    groups = _cgroup_memory(root)
-    limits = [total, *(limit for limit, _ in groups)]
-    free = [available, *(max(0, limit - used) for limit, used in groups)]
-    cores = [len(os.sched_getaffinity(0)), *(int(cpus) for cpus in _cgroup_cpus(root))]
+    read = _reader(root)
+    cpuinfo = read("proc/cpuinfo")
+    total, free = usable_memory(read)
     return Host(
         name=socket.gethostname(),
         architecture=platform.machine(),
         cpu=parse_cpu_model(cpuinfo),
-        cores=max(1, min(cores)),
+        cores=usable_cores(read, len(os.sched_getaffinity(0))),
         cpu_flags=parse_cpu_flags(cpuinfo),
-        memory_bytes=min(limits),
-        free_bytes=min(free),
+        memory_bytes=total,
+        free_bytes=free,
         libgomp=_has_libgomp(),
         gpus=_nvidia_gpus(),
     )
+
+
+def usable_memory(read: Read) -> tuple[int, int]:
+    """(in all, free) bytes of memory, the limits of cgroups counted in; 0: cannot be read."""
+    total, available = parse_meminfo(read("proc/meminfo"))
+    groups = _cgroup_memory(read)
+    return (
+        min([total, *(limit for limit, _ in groups)]),
+        min([available, *(max(0, limit - used) for limit, used in groups)]),
+    )
+
+
+def usable_cores(read: Read, affinity: int) -> int:
+    """Cores, of ``affinity`` that may be run on, with the quotas of cgroups counted in."""
+    return max(1, min([affinity, *(int(cpus) for cpus in _cgroup_cpus(read))]))
 
 
 def parse_meminfo(text: str) -> tuple[int, int]:
@@ -129,49 +145,51 @@ def _mib(text: str) -> int | None:
     return int(text) * 1024**2 if text.isdigit() else None
 
 
-def _cgroup_memory(root: Path) -> list[tuple[int, int]]:
+def _cgroup_memory(read: Read) -> list[tuple[int, int]]:
     """(limit, use) in bytes of each cgroup around this process that has a limit."""
     found = []
     for controller, limit, used in (
         ("", "memory.max", "memory.current"),
         ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
-        for group in _cgroups(root, controller):
-            if (most := parse_bytes(_read(group / limit))) is not None:
-                now = parse_bytes(_read(group / used)) or 0
-                found.append(
-                    (most, now - parse_inactive_file(_read(group / "memory.stat")))
-                )
+        for group in _cgroups(read, controller):
+            if (most := parse_bytes(read(f"{group}/{limit}"))) is not None:
+                now = parse_bytes(read(f"{group}/{used}")) or 0
+                cache = parse_inactive_file(read(f"{group}/memory.stat"))
+                found.append((most, now - cache))
     return found
 
 
-def _cgroup_cpus(root: Path) -> list[float]:
+def _cgroup_cpus(read: Read) -> list[float]:
     """The quota, in CPUs, of each cgroup around this process that has one."""
     quotas = [
-        parse_cpu_quota(_read(group / "cpu.max"), "", "")
-        for group in _cgroups(root, "")
+        parse_cpu_quota(read(f"{group}/cpu.max"), "", "")
+        for group in _cgroups(read, "")
     ] + [
         parse_cpu_quota(
-            "", _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
+            "", read(f"{group}/cpu.cfs_quota_us"), read(f"{group}/cpu.cfs_period_us")
         )
-        for group in _cgroups(root, "cpu")
+        for group in _cgroups(read, "cpu")
     ]
     return [cpus for cpus in quotas if cpus is not None]
 
 
-def _cgroups(root: Path, controller: str) -> list[Path]:
+def _cgroups(read: Read, controller: str) -> list[PurePosixPath]:
     """The directories of this process's cgroup and of all that contain it."""
-    mount = root / "sys/fs/cgroup" / controller
-    path = parse_cgroup_path(_read(root / "proc/self/cgroup"), controller)
+    mount = PurePosixPath("sys/fs/cgroup", controller)
+    path = parse_cgroup_path(read("proc/self/cgroup"), controller)
     own = mount / path.strip("/")
     return [own, *(group for group in own.parents if group.is_relative_to(mount))]
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+def _reader(root: Path) -> Read:
+    def read(path: str) -> str:
+        try:
+            return (root / path).read_text()
+        except OSError:
+            return ""
+
+    return read
 
 
 def _has_libgomp() -> bool:

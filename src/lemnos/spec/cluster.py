@@ -116,6 +116,8 @@ class Node(Value):
     """The weakest link between two of its GPUs: ``NV18``, ``PIX``, ``SYS`` (nvidia-smi's names)."""
     peer_access: bool | None = None
     """Every GPU can read every other's memory."""
+    nvlink_domain: str | None = None
+    """The NVLink domain over several nodes that its GPUs are in (``cluster/clique``)."""
     nics: tuple[Nic, ...] = ()
     disks: tuple[Disk, ...] = ()
     price_per_hour: Gib | None = None
@@ -145,8 +147,15 @@ class NodeLink(Value):
     latency_ms: Gib | None = None
     """Round trip."""
     gbit_s: Gib | None = None
+    """TCP, from ``a`` to ``b``, several streams: RDMA and what it carries may be faster."""
     closed_ports: tuple[int, ...] = ()
     """Ports that ``b`` listened on for the trial and ``a`` could not reach."""
+    closed_back: tuple[int, ...] = ()
+    """The same, from ``b`` to ``a``."""
+    busy_ports: tuple[int, ...] = ()
+    """Ports that another program uses on one of the two: not tried."""
+    unknown: str | None = None
+    """Why nothing was measured."""
 
 
 class Network(Value):

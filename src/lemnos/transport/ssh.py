@@ -76,14 +76,29 @@ class Ssh:
                 check=False,
             )
         except FileNotFoundError:
-            raise LemnosError(
-                "there is no ssh here", fix="install OpenSSH's client"
-            ) from None
+            raise _no_ssh() from None
         if done.returncode:
-            raise self._problem(done.returncode, done.stderr.decode(errors="replace"))
+            raise self.problem(done.returncode, done.stderr.decode(errors="replace"))
         return done.stdout.decode(errors="replace")
 
-    def _problem(self, code: int, said: str) -> LemnosError:
+    def start(self, script: str) -> subprocess.Popen[bytes]:
+        """Start a shell script there, to be talked with through its standard streams.
+
+        The caller ends it: a script that reads its input ends when this process does.
+        """
+        try:
+            return subprocess.Popen(
+                [*self._command, "--", self.host, script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for us, who then end it in order
+            )
+        except FileNotFoundError:
+            raise _no_ssh() from None
+
+    def problem(self, code: int, said: str) -> LemnosError:
+        """What ``code`` and the words on standard error mean."""
         if code == 255:  # ssh's own; other codes are the remote command's
             for mark, what, fix in _SAYINGS:
                 if mark in said:
@@ -94,3 +109,7 @@ class Ssh:
         return LemnosError(
             f"a command ended with exit code {code}: {words}", where=self.host
         )
+
+
+def _no_ssh() -> LemnosError:
+    return LemnosError("there is no ssh here", fix="install OpenSSH's client")
