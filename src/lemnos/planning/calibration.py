@@ -37,6 +37,8 @@ class Constants(Value):
     """Measured efficiencies of an engine; see calibration.yaml for what each is."""
 
     engine: str
+    gpus: tuple[str, ...]
+    """Where they were measured."""
     memory: float
     memory_kv: float
     compute: dict[str, float]

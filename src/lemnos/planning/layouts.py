@@ -80,7 +80,9 @@ def candidates(architecture: Architecture, site: Site, ask: Ask) -> Iterator[Lay
                         )
 
 
-def refusals(architecture: Architecture, layout: Layout, site: Site) -> list[tuple[str, str]]:
+def refusals(
+    architecture: Architecture, layout: Layout, site: Site
+) -> list[tuple[str, str]]:
     """(rule, sentence) of every rule that ``layout`` breaks."""
     found = []
     for rule in RULES:
@@ -93,7 +95,9 @@ def _ways(pinned: int | None, limit: int) -> list[int]:
     """The pinned number, or powers of two up to ``limit`` (and the limit's own thirds of a rack)."""
     if pinned:
         return [pinned]
-    return [1 << n for n in range(max(limit, 1).bit_length()) if 1 << n <= max(limit, 1)]
+    return [
+        1 << n for n in range(max(limit, 1).bit_length()) if 1 << n <= max(limit, 1)
+    ]
 
 
 def _context_ways(architecture: Architecture, tensor: int, ask: Ask) -> list[int]:
@@ -146,12 +150,12 @@ def _expert_widths(a: Architecture, layout: Layout, site: Site) -> str | None:
 def _blocks(a: Architecture, layout: Layout, site: Site) -> str | None:
     for layer in set(a.layers):
         for weight in layer.weights:
-            if sentence := _block_of(weight, layout, layer.moe.inner if layer.moe else 0):
+            if sentence := _block_of(weight, layout):
                 return sentence
     return None
 
 
-def _block_of(weight: Weight, layout: Layout, inner: int) -> str | None:
+def _block_of(weight: Weight, layout: Layout) -> str | None:
     """Scales belong to blocks of 128 (FP8) or groups (int4): a slice must hold whole ones."""
     store, ranks = weight.store, layout.tensor
     if weight.split == "experts":
@@ -164,13 +168,19 @@ def _block_of(weight: Weight, layout: Layout, inner: int) -> str | None:
     gates = weight.name.endswith(("gate_proj", "up_proj"))
     unit = high if gates else wide
     width = weight.rows if gates else weight.columns
-    if unit <= 1 or weight.columns == 1 or width % ranks or (width // ranks) % unit == 0:
+    if (
+        unit <= 1
+        or weight.columns == 1
+        or width % ranks
+        or (width // ranks) % unit == 0
+    ):
         return None
     if store.math == "bf16" and store.bits < 8 and unit <= 32:
         return None  # MXFP4 kernels pad
+    where = "an expert" if weight.split == "experts" else f"'{weight.name}'"
     return (
         f"{width} / {ranks} = {width // ranks} is not a multiple of {unit}: {store.name} weights "
-        f"cannot be split {ranks} ways inside {'an expert' if inner else 'a layer'}"
+        f"cannot be split {ranks} ways inside {where}"
     )
 
 
@@ -185,7 +195,9 @@ def _experts(a: Architecture, layout: Layout, site: Site) -> str | None:
     if layout.expert and not moe:
         return "the model has no experts to spread (--ep)"
     if moe and layout.expert and moe.experts < layout.tensor * layout.data:
-        return f"{moe.experts} experts are fewer than {layout.tensor * layout.data} ranks"
+        return (
+            f"{moe.experts} experts are fewer than {layout.tensor * layout.data} ranks"
+        )
     if layout.data > 1 and not moe:
         return "data parallelism of a dense model is replicas: use them instead of --dp"
     return None
@@ -199,8 +211,12 @@ def _context_parallel(a: Architecture, layout: Layout, site: Site) -> str | None
     if copies < 2:
         return f"DCP shares copied KV heads, and TP{layout.tensor} copies none of {kv_heads}"
     if copies % layout.context:
-        return f"DCP{layout.context} does not divide the {copies} copies of each KV head"
-    if any(layer.attention.kind in ("linear", "sliding", "chunked") for layer in a.layers):
+        return (
+            f"DCP{layout.context} does not divide the {copies} copies of each KV head"
+        )
+    if any(
+        layer.attention.kind in ("linear", "sliding", "chunked") for layer in a.layers
+    ):
         return "DCP is for models whose layers all keep a full KV cache"
     return None
 

@@ -92,9 +92,7 @@ def fit(
     graphs = 0.0 if settings.eager else rules.graph_gib * layers_each
     other = rules.other_gib / layout.tensor
     usable = min(settings.utilization * site.memory_gib, site.free_gib)
-    weights = [
-        each / GIB for each in weights_per_stage(architecture, layout)
-    ]
+    weights = [each / GIB for each in weights_per_stage(architecture, layout)]
     parts = stages(len(architecture.layers), layout.pipeline)
     left = [usable - w - activation - graphs - other for w in weights]
     fullest = min(range(len(left)), key=left.__getitem__)
@@ -106,7 +104,11 @@ def fit(
         )
     room = []
     in_flight = 2 * settings.max_batched_tokens
-    for low in (1.0, 1.0 - constants.error.memory * 3, 1.0 + constants.error.memory * 3):
+    for low in (
+        1.0,
+        1.0 - constants.error.memory * 3,
+        1.0 + constants.error.memory * 3,
+    ):
         tokens = []
         for stage, part in enumerate(parts):
             layers = [architecture.layers[i] for i in part]
@@ -114,7 +116,9 @@ def fit(
                 layers, layout.tensor, settings.kv_cache_dtype, layout.context, True
             )
             pool = left[stage] - (1.0 - low) * need
-            tokens.append(kv_tokens(cache, pool * GIB, settings.context, in_flight, True))
+            tokens.append(
+                kv_tokens(cache, pool * GIB, settings.context, in_flight, True)
+            )
         room.append(min(tokens))
     if room[0] < settings.context:
         return (

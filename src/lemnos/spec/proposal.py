@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from lemnos.errors import UsageError
 from lemnos.spec.base import Value
 from lemnos.spec.document import SPEC_VERSION
 from lemnos.spec.plan import Layout, Rejection
@@ -15,6 +17,7 @@ Positive = Annotated[int, Field(ge=1, le=100_000_000)]
 Ways = Annotated[int, Field(ge=1, le=4096)]
 Objective = Literal["throughput", "latency", "cost", "gpus"]
 EngineName = Literal["vllm", "sglang"]
+_TIME = re.compile(r"(ttft|tpot)\s*=\s*(\d+(?:\.\d+)?)\s*(ms|s)")
 
 
 class Slo(Value):
@@ -22,6 +25,22 @@ class Slo(Value):
 
     ttft_s: Annotated[float, Field(gt=0)] | None = None
     tpot_s: Annotated[float, Field(gt=0)] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Slo:
+        """``ttft=1s,tpot=50ms`` (one of them is enough). Raises UsageError."""
+        found = {}
+        for part in text.split(","):
+            match = _TIME.fullmatch(part.strip())
+            if not match or float(match[2]) <= 0:
+                raise UsageError(
+                    f"'{part.strip()}' is no service level",
+                    fix="write ttft=1s,tpot=50ms",
+                )
+            found[f"{match[1]}_s"] = float(match[2]) * (
+                1.0 if match[3] == "s" else 1e-3
+            )
+        return cls(**found)
 
 
 class Ask(Value):
@@ -90,10 +109,21 @@ class RankBudget(Value):
 
 
 class Role(Value):
-    """Replicas that only prefill, or only decode."""
+    """Prefill and decode apart: how many of the replicas do which."""
 
     prefill: int
     decode: int
+
+
+class Pool(Value):
+    """More replicas of the same model, on other nodes."""
+
+    gpu: str
+    nodes: int
+    gpus: int
+    layout: Layout
+    settings: Settings
+    output_tokens_per_s: float
 
 
 class Proposal(Value):
@@ -111,6 +141,8 @@ class Proposal(Value):
     """Of all replicas."""
     layout: Layout
     roles: Role | None = None
+    pools: tuple[Pool, ...] = ()
+    """Besides this layout; their throughput is in the sum."""
     settings: Settings
     memory: RankBudget
     weights_gib_per_rank: float

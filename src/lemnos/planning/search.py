@@ -1,0 +1,416 @@
+"""The search: every variant, site, engine and layout, to the best few and why not the others. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lemnos.planning.calibration import Constants, constants_for
+from lemnos.planning.explain import reasons_of, warnings_of
+from lemnos.planning.layouts import Site, candidates, refusals
+from lemnos.planning.memory import GIB
+from lemnos.planning.predict import (
+    Fit,
+    Pace,
+    fit,
+    paced,
+    quick_pace,
+    ready_seconds,
+    settings_for,
+    steps_of,
+)
+from lemnos.planning.rules import EngineRules, rules_for
+from lemnos.planning.speed import StepModel
+from lemnos.spec.architecture import Architecture
+from lemnos.spec.plan import Layout, Rejection
+from lemnos.spec.proposal import (
+    Ask,
+    EngineName,
+    Interval,
+    Proposal,
+    Proposals,
+    Role,
+)
+
+SIMULATED = 10
+"""Layouts that are followed request by request; the others are ranked in closed form."""
+MOST_SIMULATED_STREAMS = 256
+TIE = 0.02
+"""Throughputs nearer than this are alike: the simpler layout is taken."""
+CONTEXTS = (131072, 65536, 32768, 16384, 8192, 4096, 2048)
+"""What to try where none is asked for and the model's own does not fit."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A checkpoint of the model."""
+
+    name: str
+    source: str
+    architecture: Architecture
+    compromise: int = 0
+    """0: what was asked for; 1: another checkpoint of it, stored smaller."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A layout that was not taken; the nearest misses are told first."""
+
+    option: str
+    reason: str
+    rule: str
+    variant: int
+    gpus: int
+    """Of the layout: more is nearer to fitting."""
+
+    @property
+    def order(self) -> tuple[int, bool, int]:
+        return self.variant, self.rule != "memory", -self.gpus
+
+
+@dataclass(frozen=True)
+class Option:
+    """A layout that fits, with its closed-form pace."""
+
+    variant: Variant
+    site: Site
+    engine: EngineName
+    rules: EngineRules
+    constants: Constants
+    layout: Layout
+    fitted: Fit
+    model: StepModel
+    pace: Pace
+    ready: tuple[float, float]
+    compromise: int
+    roles: Role | None = None
+
+    @property
+    def gpus(self) -> int:
+        return self.layout.gpus * self.layout.replicas
+
+
+def propose(
+    variants: Sequence[Variant],
+    sites: Sequence[Site],
+    ask: Ask,
+    constants: Sequence[Constants] = (),
+) -> Proposals:
+    """The plans for ``ask``: chosen first. ``variants[0]`` is what was asked for.
+
+    ``constants``: refitted ones, which hold for their engine instead of lemnos' own.
+    """
+    options: list[Option] = []
+    refused: list[Refused] = []
+    own = {each.engine: each for each in constants}
+    engines: tuple[EngineName, ...] = (ask.engine,) if ask.engine else ("vllm",)
+    for number, variant in enumerate(variants):
+        for site in sites:
+            for engine in engines:
+                held = own.get(engine) or constants_for(engine)
+                found, misses = _options(variant, site, engine, held, ask)
+                options += found
+                refused += [
+                    dataclasses.replace(miss, variant=number) for miss in misses
+                ]
+    ranked = sorted(options, key=lambda option: _key(option, ask))
+    followed = [_followed(option, ask) for option in ranked[:SIMULATED]]
+    followed.sort(key=lambda option: _key(option, ask))
+    followed = _simplest_first(followed, ask)
+    plans = tuple(_proposal(option, ask) for option in followed)
+    return Proposals(
+        asked=ask,
+        plans=plans,
+        pareto=_pareto(plans),
+        rejected=_told(refused),
+        smallest=None if plans else smallest_that_fits(variants, sites, ask),
+    )
+
+
+def smallest_that_fits(
+    variants: Sequence[Variant], sites: Sequence[Site], ask: Ask
+) -> str | None:
+    """The fewest GPUs of each kind at hand that would hold each variant; None: none do."""
+    free = ask.model_copy(
+        update={"tensor": None, "pipeline": None, "data": None, "expert": None}
+    )
+    found = []
+    for site in {site.gpu.name: site for site in sites}.values():
+        for variant in variants:
+            for count in (1, 2, 4, 8, 16, 32, 64, 128):
+                nodes = math.ceil(count / site.gpu.per_node)
+                larger = dataclasses.replace(
+                    site,
+                    nodes=nodes,
+                    per_node=min(count, site.gpu.per_node),
+                    free_gib=site.memory_gib,
+                )
+                held = constants_for("vllm")
+                options, _ = _options(variant, larger, "vllm", held, free)
+                if options:
+                    best = min(options, key=_plainest)
+                    layout = best.layout.model_copy(update={"replicas": 1})
+                    found.append(
+                        f"{variant.name} ({variant.architecture.stored}) on "
+                        f"{layout.gpus}x{site.gpu.name} ({layout})"
+                    )
+                    break
+    return "; ".join(found) or None
+
+
+def _plainest(option: Option) -> tuple[int, ...]:
+    """The fewest GPUs of one replica, and of these the layout with the fewest parts."""
+    layout = option.layout
+    return layout.gpus, layout.pipeline, layout.data, layout.expert, layout.context
+
+
+def _options(
+    variant: Variant, site: Site, engine: EngineName, constants: Constants, ask: Ask
+) -> tuple[list[Option], list[Refused]]:
+    rules = rules_for(engine, ask.engine_version)
+    options: list[Option] = []
+    rejected: list[Refused] = []
+    architecture = variant.architecture
+    if ask.context and ask.context > architecture.max_context:
+        reason = (
+            f"was trained for {architecture.max_context} tokens, "
+            f"and {ask.context} are asked for"
+        )
+        return [], [Refused(variant.name, reason, "context", 0, 0)]
+    for layout in candidates(architecture, site, ask):
+        name = f"{site.gpus}x{site.gpu.name}, {variant.name}, {layout}"
+        broken = refusals(architecture, layout, site)
+        if broken:
+            rule, sentence = broken[0]
+            rejected.append(Refused(name, sentence, rule, 0, layout.gpus))
+            continue
+        for kv_dtype in _kv_dtypes(ask):
+            fitted = _fitted(
+                architecture, layout, site, ask, rules, constants, kv_dtype
+            )
+            if isinstance(fitted, str):
+                if kv_dtype == _kv_dtypes(ask)[-1]:
+                    rejected.append(Refused(name, fitted, "memory", 0, layout.gpus))
+                continue
+            replicas = _replicas(layout, site, ask)
+            if not replicas:
+                continue
+            whole = layout.model_copy(update={"replicas": replicas})
+            model = steps_of(architecture, layout, site, fitted, constants)
+            checkpoint = architecture.checkpoint_bytes / GIB
+            options.append(
+                Option(
+                    variant,
+                    site,
+                    engine,
+                    rules,
+                    constants,
+                    whole,
+                    fitted,
+                    model,
+                    quick_pace(model, fitted, ask, replicas),
+                    ready_seconds(
+                        architecture, fitted, layout, site, constants, checkpoint
+                    ),
+                    variant.compromise
+                    + (kv_dtype != "auto" and not ask.kv_cache_dtype),
+                )
+            )
+    return options, rejected
+
+
+def _fitted(
+    architecture: Architecture,
+    layout: Layout,
+    site: Site,
+    ask: Ask,
+    rules: EngineRules,
+    constants: Constants,
+    kv_dtype: str,
+) -> Fit | str:
+    """As asked; or with the largest context that fits, where none is asked for."""
+    settings = settings_for(architecture, site, ask, rules, kv_dtype)
+    result = fit(architecture, layout, site, settings, rules, constants)
+    if not isinstance(result, str) or ask.context:
+        return result
+    least = ask.input_tokens + ask.output_tokens
+    for context in CONTEXTS:
+        if least <= context < settings.context:
+            smaller = settings.model_copy(update={"context": context})
+            retry = fit(architecture, layout, site, smaller, rules, constants)
+            if not isinstance(retry, str):
+                return retry
+    return result
+
+
+def _kv_dtypes(ask: Ask) -> tuple[str, ...]:
+    return (ask.kv_cache_dtype,) if ask.kv_cache_dtype else ("auto", "fp8")
+
+
+def _replicas(layout: Layout, site: Site, ask: Ask) -> int:
+    """How many copies of ``layout`` the site holds, and the load keeps busy."""
+    inside = site.per_node // layout.gpus
+    room = site.nodes * inside if inside else site.gpus // layout.gpus
+    if ask.replicas:
+        return ask.replicas if ask.replicas <= room else 0
+    if ask.objective == "gpus":
+        return min(1, room)
+    return min(room, max(1, ask.concurrency // layout.data))
+
+
+def _followed(option: Option, ask: Ask) -> Option:
+    """The option with the pace that its scheduler would have."""
+    replicas = option.layout.replicas
+    if ask.concurrency / replicas / option.layout.data > MOST_SIMULATED_STREAMS:
+        return option
+    pace = paced(option.model, option.fitted, ask, replicas)
+    return dataclasses.replace(option, pace=pace)
+
+
+def _key(option: Option, ask: Ask) -> tuple[float, ...]:
+    """Smaller is better: the SLO first, then no compromise in quality, then the objective."""
+    pace = option.pace
+    late = 0.0 if _meets(pace, ask) in (True, None) else 1.0
+    simple = option.layout.pipeline + option.layout.expert + option.layout.context / 100
+    cost = _cost(option)
+    by: dict[str, tuple[float, ...]] = {
+        "throughput": (-pace.tokens_per_s, option.gpus, simple),
+        "latency": (pace.tpot, pace.ttft, option.gpus, simple),
+        "cost": (cost / pace.tokens_per_s, option.gpus, simple),
+        "gpus": (option.gpus, -pace.tokens_per_s, simple),
+    }
+    unserved = 1.0 if not math.isfinite(pace.tpot) else 0.0
+    return (unserved, late, float(option.compromise), *by[ask.objective])
+
+
+def _simplest_first(options: list[Option], ask: Ask) -> list[Option]:
+    """Of throughputs that are alike, the fewest GPUs and the plainest layout come first."""
+    if ask.objective != "throughput" or not options:
+        return options
+    best = options[0]
+    alike = [
+        option
+        for option in options
+        if option.compromise == best.compromise
+        and _meets(option.pace, ask) == _meets(best.pace, ask)
+        and option.pace.tokens_per_s >= best.pace.tokens_per_s * (1 - TIE)
+    ]
+    alike.sort(
+        key=lambda option: (
+            option.gpus,
+            option.layout.pipeline,
+            option.layout.expert,
+            option.layout.context,
+            -option.pace.tokens_per_s,
+        )
+    )
+    return alike[:1] + [option for option in options if option is not alike[0]]
+
+
+def _meets(pace: Pace, ask: Ask) -> bool | None:
+    slo = ask.slo
+    if slo.ttft_s is None and slo.tpot_s is None:
+        return None
+    return (slo.ttft_s is None or pace.ttft <= slo.ttft_s) and (
+        slo.tpot_s is None or pace.tpot <= slo.tpot_s
+    )
+
+
+def _cost(option: Option) -> float:
+    """Of an hour; GPUs count as one each where the nodes have no price."""
+    price = option.site.price_per_hour
+    return price / option.site.per_node * option.gpus if price else float(option.gpus)
+
+
+def _proposal(option: Option, ask: Ask) -> Proposal:
+    fitted, pace, constants = option.fitted, option.pace, option.constants
+    notes = warnings_of(
+        option.variant.architecture, option.site, option.layout, constants
+    )
+    error, wide = constants.error, 1.0 + 0.5 * len(notes.extrapolates)
+    weights = fitted.budget.weights
+    spread = dataclasses.replace(
+        option.model, constants=constants.model_copy(update={"spread": 1.0})
+    )
+    worst = quick_pace(spread, fitted, ask, option.layout.replicas)
+    usual = quick_pace(option.model, fitted, ask, option.layout.replicas)
+    tpot = _around(pace.tpot, error.tpot * wide, worst.tpot / usual.tpot)
+    ttft = _around(pace.ttft, error.ttft * wide, worst.ttft / usual.ttft)
+    slower = usual.tokens_per_s / worst.tokens_per_s
+    speed = _around(pace.tokens_per_s, error.tpot * wide, 1.0)
+    cold, cached = option.ready
+    priced = option.site.price_per_hour
+    cost = _cost(option) if priced else None
+    return Proposal(
+        model=option.variant.name,
+        source=option.variant.source,
+        stored=option.variant.architecture.stored,
+        engine=option.engine,
+        engine_version=ask.engine_version or option.rules.version,
+        gpu=option.site.gpu.name,
+        nodes=math.ceil(option.gpus / option.site.per_node),
+        gpus=option.gpus,
+        layout=option.layout,
+        roles=option.roles,
+        settings=fitted.settings,
+        memory=fitted.budget,
+        weights_gib_per_rank=round(weights, 3),
+        weights_gib_per_rank_interval=_rounded(
+            weights * (1 - error.memory), weights * (1 + error.memory)
+        ),
+        kv_cache_tokens=fitted.kv_tokens,
+        kv_cache_tokens_interval=(fitted.kv_tokens_low, fitted.kv_tokens_high),
+        kv_concurrency=round(fitted.kv_tokens / fitted.settings.context, 2),
+        ttft_ms=round(pace.ttft * 1e3, 2),
+        ttft_ms_interval=_rounded(ttft[0] * 1e3, ttft[1] * 1e3),
+        tpot_ms=round(pace.tpot * 1e3, 3),
+        tpot_ms_interval=_rounded(tpot[0] * 1e3, tpot[1] * 1e3),
+        output_tokens_per_s=round(pace.tokens_per_s, 1),
+        output_tokens_per_s_interval=_rounded(speed[0] / slower, speed[1]),
+        ready_s=round(cold, 1),
+        ready_s_interval=_rounded(cached * (1 - error.ready), cold * (1 + error.ready)),
+        meets_slo=_meets(pace, ask),
+        cost_per_hour=round(cost, 2) if cost else None,
+        cost_per_million_tokens=(
+            round(cost / pace.tokens_per_s / 3600 * 1e6, 3) if cost else None
+        ),
+        reasons=reasons_of(
+            option.variant.architecture, option.layout, fitted.settings, ask
+        ),
+        warnings=notes.all,
+    )
+
+
+def _around(value: float, error: float, stretch: float) -> Interval:
+    """Below and above by the error; ``stretch``: how much slower even routing would be."""
+    return value / (1 + error), value * (1 + error) * max(1.0, stretch)
+
+
+def _rounded(low: float, high: float) -> Interval:
+    return round(low, 3), round(high, 3)
+
+
+def _pareto(plans: Sequence[Proposal]) -> tuple[int, ...]:
+    """Plans that no other is at least as good as in TPOT, throughput and GPUs, and better in one."""
+
+    def better(a: Proposal, b: Proposal) -> bool:
+        one = (a.tpot_ms, -a.output_tokens_per_s, a.gpus)
+        two = (b.tpot_ms, -b.output_tokens_per_s, b.gpus)
+        return one != two and all(x <= y for x, y in zip(one, two, strict=True))
+
+    return tuple(
+        number
+        for number, plan in enumerate(plans)
+        if not any(better(other, plan) for other in plans)
+    )
+
+
+def _told(refused: Iterable[Refused]) -> tuple[Rejection, ...]:
+    """One sentence for each option, the nearest misses first."""
+    seen: dict[str, Rejection] = {}
+    for each in sorted(refused, key=lambda miss: miss.order):
+        reason = f"{each.reason} [{each.rule}]"
+        seen.setdefault(each.option, Rejection(option=each.option, reason=reason))
+    return tuple(seen.values())
