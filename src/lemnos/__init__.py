@@ -29,10 +29,12 @@ if TYPE_CHECKING:
         write_cluster,
     )
     from lemnos.errors import LemnosError, UsageError
+    from lemnos.proposals import for_gpus, propose, save_plan
     from lemnos.wire.client import AsyncClient, Client
 
 _HOMES = {
     "lemnos.errors": ("LemnosError", "UsageError"),
+    "lemnos.proposals": ("for_gpus", "propose", "save_plan"),
     "lemnos.wire.client": ("AsyncClient", "Client"),
     "lemnos.api": (
         "Endpoint",
@@ -64,14 +66,17 @@ __all__ = [
     "deployment_spec",
     "down",
     "endpoint",
+    "for_gpus",
     "get_record",
     "jobs",
     "list_records",
     "logs",
     "plan",
     "probe",
+    "propose",
     "rerun",
     "restart",
+    "save_plan",
     "status",
     "up",
     "write_cluster",

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lemnos.cli import live, measure, models, probe, up
+from lemnos.cli import live, measure, models, plan, probe, up
 from lemnos.errors import LemnosError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
 
 
 app.command()(up.up)
-app.command()(up.plan)
+app.command()(plan.plan)
 app.command()(probe.probe)
 app.command()(live.ps)
 app.command()(live.logs)

@@ -1,4 +1,4 @@
-"""``lemnos up`` and ``lemnos plan``."""
+"""``lemnos up``."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def up(
     import lemnos
 
     if dry_run:
-        _show_plan(lemnos.plan(model, **changes), as_json, commands=True)
+        show_plan(lemnos.plan(model, **changes), as_json, commands=True)
         return
     # A closed terminal or a `kill` ends a start as Ctrl-C does: nothing is left half-done.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -68,23 +68,6 @@ def up(
     _show_endpoint(endpoint, as_json)
     if foreground:
         _stay(endpoint.name)
-
-
-def plan(
-    model: options.Model = None,
-    context: options.Context = None,
-    concurrency: options.Concurrency = None,
-    revision: options.Revision = None,
-    file: options.File = None,
-    as_json: Json = False,
-) -> None:
-    """Show how a model would run here, and why; start nothing."""
-    import lemnos
-
-    made = lemnos.plan(
-        model, context=context, concurrency=concurrency, revision=revision, file=file
-    )
-    _show_plan(made, as_json, commands=False)
 
 
 class Stages:
@@ -174,7 +157,8 @@ def _show_endpoint(endpoint: Endpoint, as_json: bool) -> None:
     )
 
 
-def _show_plan(made: Plan, as_json: bool, *, commands: bool) -> None:
+def show_plan(made: Plan, as_json: bool, *, commands: bool) -> None:
+    """The embedded engine's plan, and the commands of its jobs."""
     import lemnos
 
     jobs = lemnos.jobs(made) if commands else []

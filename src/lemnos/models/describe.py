@@ -25,7 +25,13 @@ class Described:
     architecture: Architecture
 
 
-def describe(text: str, *, quantization: str | None = None) -> tuple[Described, ...]:
+def describe(
+    text: str,
+    *,
+    quantization: str | None = None,
+    trust_headers: bool = False,
+    revision: str | None = None,
+) -> tuple[Described, ...]:
     """The checkpoint that ``text`` names, and after it the other known ones of the same model.
 
     ``text``: a directory with a config.json (or that file), a known name, or a hub's

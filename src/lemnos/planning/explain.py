@@ -8,7 +8,7 @@ from lemnos.planning.calibration import Constants
 from lemnos.planning.layouts import Site
 from lemnos.planning.predict import DEFAULT_BETWEEN_GBIT_S, DEFAULT_DISK_GB_S
 from lemnos.spec.architecture import Architecture
-from lemnos.spec.plan import Layout
+from lemnos.spec.layout import Layout
 from lemnos.spec.proposal import Ask, Settings
 
 
@@ -90,6 +90,12 @@ def reasons_of(
         )
     if settings.kv_cache_dtype.startswith("fp8") and not ask.kv_cache_dtype:
         reasons.append("an FP8 KV cache holds twice the tokens, at a little accuracy")
+    if settings.utilization >= 0.95 and not ask.utilization:
+        reasons.append(
+            "it fits only tightly: --gpu-memory-utilization "
+            f"{settings.utilization} --max-num-batched-tokens {settings.max_batched_tokens} "
+            f"--max-num-seqs {settings.max_seqs}"
+        )
     if settings.eager:
         reasons.append(
             "without CUDA graphs every kernel is launched by the CPU: decoding is several times slower"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lemnos.spec.architecture import Architecture, Weight
 from lemnos.spec.cluster import GpuKind
-from lemnos.spec.plan import Layout
+from lemnos.spec.layout import Layout
 from lemnos.spec.proposal import Ask
 
 

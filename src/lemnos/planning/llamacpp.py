@@ -5,7 +5,8 @@ from __future__ import annotations
 from lemnos.errors import LemnosError, UsageError
 from lemnos.spec.deployment import DeploymentSpec
 from lemnos.spec.facts import Host, LocalModel, ModelFacts
-from lemnos.spec.plan import EngineSettings, Layout, Memory, Plan, Rejection
+from lemnos.spec.layout import Layout, Rejection
+from lemnos.spec.plan import EngineSettings, Memory, Plan
 
 KV_BYTES = 2
 """llama.cpp keeps keys and values as FP16 unless told otherwise (``cache_type_k``)."""

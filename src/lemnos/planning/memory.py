@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lemnos.spec.architecture import Architecture, Attention, Encoder, Layer, Weight
-from lemnos.spec.plan import Layout
+from lemnos.spec.layout import Layout
 
 GIB = 1024**3
 BLOCK = 16

@@ -28,7 +28,7 @@ from lemnos.planning.queueing import (
 from lemnos.planning.rules import EngineRules
 from lemnos.planning.speed import Fabric, StepModel, cpu_time, step_model, step_time
 from lemnos.spec.architecture import Architecture
-from lemnos.spec.plan import Layout
+from lemnos.spec.layout import Layout
 from lemnos.spec.proposal import Ask, RankBudget, Settings
 
 DEFAULT_BETWEEN_GBIT_S = 200.0
@@ -64,7 +64,7 @@ def settings_for(
     return Settings(
         context=context,
         kv_cache_dtype=kv_dtype,
-        utilization=ask.utilization or max(0.05, min(rules.utilization, most)),
+        utilization=max(0.05, min(ask.utilization or rules.utilization, most)),
         max_batched_tokens=batched,
         max_seqs=seqs,
         eager=ask.eager,

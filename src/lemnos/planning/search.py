@@ -21,19 +21,24 @@ from lemnos.planning.predict import (
     settings_for,
     steps_of,
 )
+from lemnos.planning.queueing import Request
+from lemnos.planning.replay import replay
 from lemnos.planning.rules import EngineRules, rules_for
 from lemnos.planning.speed import StepModel
 from lemnos.spec.architecture import Architecture
-from lemnos.spec.plan import Layout, Rejection
+from lemnos.spec.layout import Layout, Rejection
 from lemnos.spec.proposal import (
     Ask,
     EngineName,
     Interval,
     Proposal,
     Proposals,
+    Replayed,
     Role,
 )
 
+REPLAYED = 3
+"""Plans that a log is replayed on."""
 SIMULATED = 10
 """Layouts that are followed request by request; the others are ranked in closed form."""
 MOST_SIMULATED_STREAMS = 256
@@ -92,15 +97,17 @@ class Option:
         return self.layout.gpus * self.layout.replicas
 
 
-def propose(
+def propose_plans(
     variants: Sequence[Variant],
     sites: Sequence[Site],
     ask: Ask,
     constants: Sequence[Constants] = (),
+    log: Sequence[Request] | None = None,
 ) -> Proposals:
     """The plans for ``ask``: chosen first. ``variants[0]`` is what was asked for.
 
     ``constants``: refitted ones, which hold for their engine instead of lemnos' own.
+    ``log``: requests to replay on the best plans.
     """
     options: list[Option] = []
     refused: list[Refused] = []
@@ -125,7 +132,21 @@ def propose(
         plans=plans,
         pareto=_pareto(plans),
         rejected=_told(refused),
+        replayed=_replayed(followed, plans, log, ask) if log else (),
         smallest=None if plans else smallest_that_fits(variants, sites, ask),
+    )
+
+
+def _replayed(
+    options: Sequence[Option],
+    plans: Sequence[Proposal],
+    log: Sequence[Request],
+    ask: Ask,
+) -> tuple[Replayed, ...]:
+    pairs = list(zip(options, plans, strict=True))[:REPLAYED]
+    return tuple(
+        replay(log, o.model, o.fitted, plan, ask.slo, o.constants.error.ttft)
+        for o, plan in pairs
     )
 
 
@@ -137,33 +158,56 @@ def smallest_that_fits(
         update={"tensor": None, "pipeline": None, "data": None, "expert": None}
     )
     found = []
+    rules = rules_for("vllm", ask.engine_version)
+    constants = constants_for("vllm")
     for site in {site.gpu.name: site for site in sites}.values():
         for variant in variants:
             for count in (1, 2, 4, 8, 16, 32, 64, 128):
-                nodes = math.ceil(count / site.gpu.per_node)
                 larger = dataclasses.replace(
                     site,
-                    nodes=nodes,
+                    nodes=math.ceil(count / site.gpu.per_node),
                     per_node=min(count, site.gpu.per_node),
                     free_gib=site.memory_gib,
                 )
-                held = constants_for("vllm")
-                options, _ = _options(variant, larger, "vllm", held, free)
-                if options:
-                    best = min(options, key=_plainest)
-                    layout = best.layout.model_copy(update={"replicas": 1})
+                layout = _first_that_fits(
+                    variant, larger, free, rules, constants, count
+                )
+                if layout:
                     found.append(
                         f"{variant.name} ({variant.architecture.stored}) on "
-                        f"{layout.gpus}x{site.gpu.name} ({layout})"
+                        f"{count}x{site.gpu.name} ({layout})"
                     )
                     break
     return "; ".join(found) or None
 
 
-def _plainest(option: Option) -> tuple[int, ...]:
-    """The fewest GPUs of one replica, and of these the layout with the fewest parts."""
-    layout = option.layout
-    return layout.gpus, layout.pipeline, layout.data, layout.expert, layout.context
+def _first_that_fits(
+    variant: Variant,
+    site: Site,
+    ask: Ask,
+    rules: EngineRules,
+    constants: Constants,
+    count: int,
+) -> Layout | None:
+    """The plainest layout of ``count`` GPUs that holds the variant."""
+    architecture = variant.architecture
+    layouts = [
+        each for each in candidates(architecture, site, ask) if each.gpus == count
+    ]
+    kv_dtype = ask.kv_cache_dtype or "auto"
+    for layout in sorted(layouts, key=_plainness):
+        if refusals(architecture, layout, site):
+            continue
+        if not isinstance(
+            _fitted(architecture, layout, site, ask, rules, constants, kv_dtype), str
+        ):
+            return layout
+    return None
+
+
+def _plainness(layout: Layout) -> tuple[int, ...]:
+    """Layouts with fewer parts first."""
+    return layout.pipeline, layout.data, layout.expert, layout.context
 
 
 def _options(
@@ -230,19 +274,34 @@ def _fitted(
     constants: Constants,
     kv_dtype: str,
 ) -> Fit | str:
-    """As asked; or with the largest context that fits, where none is asked for."""
+    """As asked; else with less context, where none is asked for; else with tighter settings."""
     settings = settings_for(architecture, site, ask, rules, kv_dtype)
-    result = fit(architecture, layout, site, settings, rules, constants)
-    if not isinstance(result, str) or ask.context:
-        return result
+    tight = settings_for(architecture, site, _tightened(ask), rules, kv_dtype)
     least = ask.input_tokens + ask.output_tokens
-    for context in CONTEXTS:
-        if least <= context < settings.context:
-            smaller = settings.model_copy(update={"context": context})
-            retry = fit(architecture, layout, site, smaller, rules, constants)
-            if not isinstance(retry, str):
-                return retry
+    contexts = [c for c in CONTEXTS if least <= c < settings.context]
+    contexts = [settings.context, *(() if ask.context else contexts)]
+    result: Fit | str = ""
+    for each in (settings, tight):
+        for context in contexts:
+            tried = each.model_copy(update={"context": context})
+            outcome = fit(architecture, layout, site, tried, rules, constants)
+            if not isinstance(outcome, str):
+                return outcome
+            result = result or outcome
+            if "before any KV cache" in outcome:
+                break  # no context is small enough
     return result
+
+
+def _tightened(ask: Ask) -> Ask:
+    """Smaller batches and less headroom, as far as they are not pinned."""
+    return ask.model_copy(
+        update={
+            "utilization": ask.utilization or 0.95,
+            "max_batched_tokens": ask.max_batched_tokens or 2048,
+            "max_seqs": ask.max_seqs or max(16, min(128, ask.concurrency)),
+        }
+    )
 
 
 def _kv_dtypes(ask: Ask) -> tuple[str, ...]:

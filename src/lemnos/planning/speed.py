@@ -15,7 +15,7 @@ from lemnos.planning.calibration import Constants
 from lemnos.planning.memory import STATE_BYTES, kv_bytes_per_token, share, stages
 from lemnos.spec.architecture import Architecture, Layer, Math
 from lemnos.spec.cluster import GpuKind
-from lemnos.spec.plan import Layout
+from lemnos.spec.layout import Layout
 
 KERNELS = {"full": 8, "sliding": 8, "chunked": 8, "mla": 14, "linear": 12}
 """Small kernels of a layer's attention: norm, quantize, projections, rotary, cache, attention,

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from lemnos.spec.base import Value
 from lemnos.spec.document import SPEC_VERSION
+from lemnos.spec.proposal import Proposal
 
 DEFAULT_PORT = 5366
 """The endpoint's port where none is asked for (L-E-M-N on a telephone's keys)."""
@@ -88,8 +89,10 @@ class DeploymentSpec(Value):
     name: DeploymentName | None = None
     """The model's name by default."""
     model: ModelSpec
-    engine: Literal["llamacpp"] | None = None
+    engine: Literal["llamacpp", "vllm", "sglang"] | None = None
     """Chosen from the model's format by default."""
+    plan: Proposal | None = None
+    """What ``lemnos plan --save`` chose: layout and settings are taken from it."""
     on: Literal["local"] = "local"
     workload: WorkloadSpec = WorkloadSpec()
     endpoint: EndpointSpec = EndpointSpec()

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from lemnos.errors import UsageError
 from lemnos.spec.base import Value
 from lemnos.spec.document import SPEC_VERSION
-from lemnos.spec.plan import Layout, Rejection
+from lemnos.spec.layout import Layout, Rejection
 
 Interval = tuple[float, float]
 Positive = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -172,6 +172,25 @@ class Proposal(Value):
     warnings: tuple[str, ...] = ()
 
 
+class Replayed(Value):
+    """What logged requests would have seen on a plan."""
+
+    layout: Layout
+    gpu: str
+    gpus: int
+    requests: int
+    unserved: int
+    """Too long for the KV cache."""
+    ttft_p50_ms: float
+    ttft_p95_ms: float
+    ttft_p95_ms_interval: Interval
+    tpot_p50_ms: float
+    tpot_p95_ms: float
+    output_tokens_per_s: float
+    meets_slo: float | None = None
+    """Share of the requests that the service level held for."""
+
+
 class Proposals(Value):
     """The planner's answer: the chosen one first."""
 
@@ -182,5 +201,7 @@ class Proposals(Value):
     pareto: tuple[int, ...] = ()
     """Which of ``plans`` no other beats in latency, throughput and GPUs together."""
     rejected: tuple[Rejection, ...] = ()
+    replayed: tuple[Replayed, ...] = ()
+    """``--workload``: the log on the best plans, in their order."""
     smallest: str | None = None
     """Where nothing fits: the smallest hardware of the same kind that would do."""

@@ -1,0 +1,51 @@
+"""A measured point as the model predicts it: what calibration and benchmarks compare. Pure."""
+
+from __future__ import annotations
+
+from lemnos.planning.calibration import Constants
+from lemnos.planning.fitting import Measured
+from lemnos.planning.layouts import Site
+from lemnos.planning.predict import fit, serve, settings_for, steps_of
+from lemnos.planning.queueing import closed_loop, percentile
+from lemnos.planning.rules import rules_for
+from lemnos.spec.architecture import Architecture
+from lemnos.spec.cluster import GpuKind
+from lemnos.spec.proposal import Ask
+
+
+def predicted(
+    point: Measured, architecture: Architecture, gpu: GpuKind, constants: Constants
+) -> tuple[float, float]:
+    """(median TTFT, median TPOT) in ms of a closed loop, as ``point`` measured them."""
+    site = Site(
+        gpu=gpu,
+        nodes=1,
+        per_node=point.layout.gpus,
+        free_gib=gpu.memory_gib,
+        memory_gib=gpu.memory_gib,
+        gbit_s=None,
+        latency_ms=None,
+        nvlink=False,
+    )
+    ask = Ask(
+        context=point.context,
+        max_batched_tokens=point.max_batched_tokens,
+        max_seqs=point.max_seqs,
+        eager=point.eager,
+        input_tokens=point.input_tokens,
+        output_tokens=point.output_tokens,
+    )
+    rules = rules_for("vllm", None)
+    settings = settings_for(architecture, site, ask, rules, point.kv_cache_dtype)
+    fitted = fit(architecture, point.layout, site, settings, rules, constants)
+    if isinstance(fitted, str):  # measured, so it did fit: only the KV cache is unsure
+        return 0.0, 0.0
+    model = steps_of(architecture, point.layout, site, fitted, constants)
+    requests = closed_loop(
+        point.concurrency, point.input_tokens, point.output_tokens, point.requests
+    )
+    served = serve(model, fitted, requests)
+    return (
+        percentile([each.ttft for each in served], 0.5) * 1e3,
+        percentile([each.tpot for each in served], 0.5) * 1e3,
+    )
