@@ -175,7 +175,7 @@ def _show_chosen(plan: Proposal) -> None:
     nodes = "node" if plan.nodes == 1 else "nodes"
     console.print(
         f"[bold]{plan.model}[/] ({plan.stored}) on {plan.engine} {plan.engine_version}: "
-        f"[bold]{plan.layout}[/], {plan.gpus} x {plan.gpu} on {plan.nodes} {nodes}"
+        f"[bold]{_layout(plan)}[/], {plan.gpus} x {plan.gpu} on {plan.nodes} {nodes}"
     )
     for pool in plan.pools:
         console.print(
@@ -252,7 +252,7 @@ def _show_table(found: Proposals) -> None:
         grid.add_row(
             ">" if number == 0 else "*" if number in found.pareto else "",
             plan.model,
-            str(plan.layout) + (f" {_roles(plan)}" if plan.roles else ""),
+            _layout(plan),
             f"{plan.gpus} {plan.gpu}",
             plan.settings.kv_cache_dtype,
             f"{plan.kv_cache_tokens:,}",
@@ -290,8 +290,11 @@ def _show_replayed(found: Proposals) -> None:
         )
 
 
-def _roles(plan: Proposal) -> str:
-    return f"{plan.roles.prefill}P+{plan.roles.decode}D" if plan.roles else ""
+def _layout(plan: Proposal) -> str:
+    """``2 x TP4``, or ``2 x TP4 (1 prefill, 1 decode)``."""
+    if not plan.roles:
+        return str(plan.layout)
+    return f"{plan.layout} ({plan.roles.prefill} prefill, {plan.roles.decode} decode)"
 
 
 def _figure(value: float) -> str:

@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import pwd
-import shlex
 import shutil
 import signal
 import socket
@@ -369,7 +368,7 @@ def disks(
         point = mount_of(answers.get(what, {}).get("path") or path, mounted)
         if what not in answers:
             unknown.append(
-                f"the file system at {point} did not answer within {STAT_S:.0f} s"
+                f"the file system at {point} did not say its size within {STAT_S:g} s"
             )
         disk = found.setdefault(
             point, {"mount": point, "filesystem": mounted.get(point, "unknown")}
@@ -413,7 +412,7 @@ def stat_filesystems(paths: Dict[str, str]) -> Dict[str, Dict[str, Any]]:
     A process asks for each: one that a file server leaves hanging is given up.
     """
     script = (
-        'p=$(readlink -m -- {0}) || p={0}; echo "$p"; '
+        'p=$(readlink -m -- "$1") || p=$1; echo "$p"; '
         'while ! stat -f -c "%S %b %a" -- "$p" 2>/dev/null; do '
         '[ "$p" != / ] || exit 1; p=$(dirname -- "$p"); done'
     )
@@ -421,10 +420,11 @@ def stat_filesystems(paths: Dict[str, str]) -> Dict[str, Dict[str, Any]]:
     for what, path in paths.items():
         with contextlib.suppress(OSError):
             running[what] = subprocess.Popen(
-                ["sh", "-c", script.format(shlex.quote(path))],
+                ["sh", "-c", script, "sh", path],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,  # to end it and its children as one
             )
     deadline = time.monotonic() + STAT_S
     found = {}
@@ -432,10 +432,9 @@ def stat_filesystems(paths: Dict[str, str]) -> Dict[str, Dict[str, Any]]:
         try:
             said = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
-            # communicate has read what there was; the file handle is not needed any more
-            if process.stdout:
-                process.stdout.close()
+            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=0.5)  # in vain while the kernel waits
             continue
         lines = said[0].decode(errors="replace").splitlines()
         numbers = lines[-1].split() if len(lines) > 1 else []

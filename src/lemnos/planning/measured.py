@@ -5,7 +5,7 @@ from __future__ import annotations
 from lemnos.planning.calibration import Constants
 from lemnos.planning.fitting import Measured
 from lemnos.planning.layouts import Site
-from lemnos.planning.predict import fit, serve, settings_for, steps_of
+from lemnos.planning.predict import Miss, fit, serve, settings_for, steps_of
 from lemnos.planning.queueing import closed_loop, percentile
 from lemnos.planning.rules import rules_for
 from lemnos.spec.architecture import Architecture
@@ -38,7 +38,7 @@ def predicted(
     rules = rules_for("vllm", None)
     settings = settings_for(architecture, site, ask, rules, point.kv_cache_dtype)
     fitted = fit(architecture, point.layout, site, settings, rules, constants)
-    if isinstance(fitted, str):  # measured, so it did fit: only the KV cache is unsure
+    if isinstance(fitted, Miss):  # measured, so it did fit: only the KV cache is unsure
         return 0.0, 0.0
     model = steps_of(architecture, point.layout, site, fitted, constants)
     requests = closed_loop(

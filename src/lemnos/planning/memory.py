@@ -182,13 +182,13 @@ def kv_layout(
     """The KV cache's layout for the layers of one pipeline stage."""
     kinds: Counter[tuple[str, int]] = Counter()
     token_bytes, state = 0.0, 0.0
-    for layer in layers:
+    for layer, count in Counter(layers).items():
         attention = layer.attention
         window = attention.window
         kind = attention.kind
         if not hybrid and kind in ("sliding", "chunked"):
             kind, window = "full", 0
-        kinds[kind, window] += 1
+        kinds[kind, window] += count
         if kind == "linear":
             state = max(state, attention.state / tensor * STATE_BYTES)
         else:

@@ -38,6 +38,17 @@ DEFAULT_DISK_GB_S = 3.0
 
 
 @dataclass(frozen=True)
+class Miss:
+    """Why a layout does not fit."""
+
+    sentence: str
+    need_gib: float
+    """A GPU, before any KV cache."""
+    hopeless: bool
+    """No smaller context would help."""
+
+
+@dataclass(frozen=True)
 class Fit:
     """A layout's memory: what is left for the KV cache, and what that holds."""
 
@@ -79,8 +90,8 @@ def fit(
     settings: Settings,
     rules: EngineRules,
     constants: Constants,
-) -> Fit | str:
-    """The memory of the fullest rank, or the sentence that says why it does not fit."""
+) -> Fit | Miss:
+    """The memory of the fullest rank, or why it does not fit."""
     engine = EngineMemory(
         settings.max_batched_tokens,
         settings.max_seqs,
@@ -98,32 +109,38 @@ def fit(
     fullest = min(range(len(left)), key=left.__getitem__)
     need = weights[fullest] + activation + graphs + other
     if left[fullest] <= 0:
-        return (
+        return Miss(
             f"needs {need:.1f} GiB a GPU before any KV cache (weights {weights[fullest]:.1f}, "
-            f"activation {activation:.1f}), and {usable:.1f} GiB of {site.gpu.name} are usable"
+            f"activation {activation:.1f}), and {usable:.1f} GiB of {site.gpu.name} are usable",
+            need,
+            hopeless=True,
         )
-    room = []
+    caches = [
+        kv_layout(
+            [architecture.layers[i] for i in part],
+            layout.tensor,
+            settings.kv_cache_dtype,
+            layout.context,
+            True,
+        )
+        for part in parts
+    ]
     in_flight = 2 * settings.max_batched_tokens
-    for low in (
-        1.0,
-        1.0 - constants.error.memory * 3,
-        1.0 + constants.error.memory * 3,
-    ):
-        tokens = []
-        for stage, part in enumerate(parts):
-            layers = [architecture.layers[i] for i in part]
-            cache = kv_layout(
-                layers, layout.tensor, settings.kv_cache_dtype, layout.context, True
+    room = []
+    for error in (0.0, -constants.error.memory, constants.error.memory):
+        pools = [(left[stage] + error * need) * GIB for stage in range(len(parts))]
+        room.append(
+            min(
+                kv_tokens(cache, pool, settings.context, in_flight, True)
+                for cache, pool in zip(caches, pools, strict=True)
             )
-            pool = left[stage] - (1.0 - low) * need
-            tokens.append(
-                kv_tokens(cache, pool * GIB, settings.context, in_flight, True)
-            )
-        room.append(min(tokens))
+        )
     if room[0] < settings.context:
-        return (
+        return Miss(
             f"one request of {settings.context} tokens needs more KV cache than the "
-            f"{max(room[0], 0)} tokens that {left[fullest]:.1f} GiB hold"
+            f"{max(room[0], 0)} tokens that {left[fullest]:.1f} GiB hold",
+            need,
+            hopeless=False,
         )
     budget = RankBudget(
         total=site.memory_gib,
@@ -238,6 +255,31 @@ def serve(model: StepModel, fitted: Fit, requests: list[Request]) -> list[Served
         fitted.settings.max_batched_tokens, fitted.settings.max_seqs, fitted.kv_tokens
     )
     return simulate(requests, step, limits, model.constants.request_ms * 1e-3)
+
+
+def split_pace(
+    model: StepModel, fitted: Fit, ask: Ask, prefill: int, decode: int, kv_gib: float
+) -> Pace:
+    """The steady state with ``prefill`` replicas for prompts and ``decode`` for answers.
+
+    Decoding is never interrupted, and every prompt's KV cache (``kv_gib``) crosses the links
+    once. The slower of the two pools sets the pace of the closed loop.
+    """
+    streams = float(ask.concurrency)
+    context = ask.input_tokens + ask.output_tokens / 2
+    batch = max(1.0, streams / decode / model.layout.data)
+    tpot = step_time(model, 0, 0, batch / len(model.stages), context)
+    full = min(fitted.settings.max_batched_tokens, ask.input_tokens * streams / prefill)
+    full = max(full, min(ask.input_tokens, fitted.settings.max_batched_tokens))
+    each = step_time(model, full, ask.input_tokens / 2, 0, 0) / full * ask.input_tokens
+    chunk = min(ask.input_tokens, fitted.settings.max_batched_tokens)
+    alone = step_time(model, chunk, ask.input_tokens / 2, 0, 0)
+    alone *= ask.input_tokens / chunk
+    sending = kv_gib * GIB / model.fabric.inside / model.layout.tensor
+    decoding = ask.output_tokens * tpot
+    cycle = max(streams * each / prefill, decoding + alone + sending)
+    ttft = cycle - decoding + model.constants.request_ms * 1e-3
+    return Pace(ttft, tpot, streams * ask.output_tokens / cycle)
 
 
 def ready_seconds(

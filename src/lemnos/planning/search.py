@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from lemnos.planning.calibration import Constants, constants_for
 from lemnos.planning.explain import reasons_of, warnings_of
 from lemnos.planning.layouts import Site, candidates, refusals
-from lemnos.planning.memory import GIB
+from lemnos.planning.memory import GIB, kv_bytes_per_token
 from lemnos.planning.predict import (
     Fit,
+    Miss,
     Pace,
     fit,
     paced,
     quick_pace,
     ready_seconds,
     settings_for,
+    split_pace,
     steps_of,
 )
 from lemnos.planning.queueing import Request
@@ -31,6 +33,7 @@ from lemnos.spec.proposal import (
     Ask,
     EngineName,
     Interval,
+    Pool,
     Proposal,
     Proposals,
     Replayed,
@@ -39,6 +42,12 @@ from lemnos.spec.proposal import (
 
 REPLAYED = 3
 """Plans that a log is replayed on."""
+WIDEST = 4
+"""Beyond a node, layouts are looked at up to this many times the smallest that fits."""
+SPLIT_MARGIN = 0.85
+"""A split has to promise this much more: it adds a transfer and a scheduler, and none was measured."""
+SPLIT = 4
+"""Layouts of several replicas that are tried with prefill and decode apart."""
 SIMULATED = 10
 """Layouts that are followed request by request; the others are ranked in closed form."""
 MOST_SIMULATED_STREAMS = 256
@@ -67,12 +76,12 @@ class Refused:
     reason: str
     rule: str
     variant: int
-    gpus: int
-    """Of the layout: more is nearer to fitting."""
+    need_gib: float = 0.0
+    """Of memory, where that is what lacks: less is nearer to fitting."""
 
     @property
-    def order(self) -> tuple[int, bool, int]:
-        return self.variant, self.rule != "memory", -self.gpus
+    def order(self) -> tuple[int, bool, float]:
+        return self.variant, self.rule != "memory", self.need_gib
 
 
 @dataclass(frozen=True)
@@ -122,11 +131,15 @@ def propose_plans(
                 refused += [
                     dataclasses.replace(miss, variant=number) for miss in misses
                 ]
+    if ask.split is not False:
+        options = _with_splits(options, ask)
     ranked = sorted(options, key=lambda option: _key(option, ask))
     followed = [_followed(option, ask) for option in ranked[:SIMULATED]]
     followed.sort(key=lambda option: _key(option, ask))
     followed = _simplest_first(followed, ask)
     plans = tuple(_proposal(option, ask) for option in followed)
+    if plans and len(sites) > 1 and ask.objective == "throughput":
+        plans = (_with_pools(plans[0], followed[0], options, ask), *plans[1:])
     return Proposals(
         asked=ask,
         plans=plans,
@@ -134,6 +147,67 @@ def propose_plans(
         rejected=_told(refused),
         replayed=_replayed(followed, plans, log, ask) if log else (),
         smallest=None if plans else smallest_that_fits(variants, sites, ask),
+    )
+
+
+def _with_pools(
+    plan: Proposal, chosen: Option, options: Sequence[Option], ask: Ask
+) -> Proposal:
+    """``plan``, and the best layout of the same checkpoint on each of the other sites.
+
+    Each pool is given the load that it can carry: throughputs add, and the times stay those
+    of the chosen layout, whose share of the load is no larger than all of it.
+    """
+    if ask.replicas or chosen.roles or ask.rate is not None:
+        return plan
+    best: dict[int, Option] = {}
+    for option in options:
+        same = option.variant.name == chosen.variant.name and not option.roles
+        if (
+            not same
+            or option.site is chosen.site
+            or option.compromise > chosen.compromise
+        ):
+            continue
+        key = id(option.site)
+        if key not in best or _key(option, ask) < _key(best[key], ask):
+            best[key] = option
+    full = {key: option.pace.tokens_per_s for key, option in best.items()}
+    whole = chosen.pace.tokens_per_s + sum(full.values())
+    pools, total = [], 0.0
+    for key, option in best.items():
+        streams = max(1, round(ask.concurrency * full[key] / whole))
+        own = ask.model_copy(update={"concurrency": streams})
+        pace = quick_pace(option.model, option.fitted, own, option.layout.replicas)
+        total += pace.tokens_per_s
+        pools.append(
+            Pool(
+                gpu=option.site.gpu.name,
+                nodes=math.ceil(option.gpus / option.site.per_node),
+                gpus=option.gpus,
+                layout=option.layout,
+                settings=option.fitted.settings,
+                output_tokens_per_s=round(pace.tokens_per_s, 1),
+            )
+        )
+    share = max(
+        1, ask.concurrency - round(ask.concurrency * sum(full.values()) / whole)
+    )
+    own = ask.model_copy(update={"concurrency": share})
+    ours = quick_pace(chosen.model, chosen.fitted, own, chosen.layout.replicas)
+    gain = (ours.tokens_per_s + total) / chosen.pace.tokens_per_s
+    if gain < 1 + 2 * TIE:
+        return plan
+    low, high = plan.output_tokens_per_s_interval
+    return plan.model_copy(
+        update={
+            "pools": tuple(pools),
+            "output_tokens_per_s": round(plan.output_tokens_per_s * gain, 1),
+            "output_tokens_per_s_interval": (
+                round(low * gain, 1),
+                round(high * gain, 1),
+            ),
+        }
     )
 
 
@@ -198,11 +272,14 @@ def _first_that_fits(
     for layout in sorted(layouts, key=_plainness):
         if refusals(architecture, layout, site):
             continue
-        if not isinstance(
-            _fitted(architecture, layout, site, ask, rules, constants, kv_dtype), str
-        ):
+        fitted = _fitted(architecture, layout, site, ask, rules, constants, kv_dtype)
+        if not isinstance(fitted, Miss):
             return layout
     return None
+
+
+def _size(layout: Layout) -> int:
+    return layout.gpus
 
 
 def _plainness(layout: Layout) -> tuple[int, ...]:
@@ -222,28 +299,34 @@ def _options(
             f"was trained for {architecture.max_context} tokens, "
             f"and {ask.context} are asked for"
         )
-        return [], [Refused(variant.name, reason, "context", 0, 0)]
-    for layout in candidates(architecture, site, ask):
+        return [], [Refused(variant.name, reason, "context", 0)]
+    checkpoint = architecture.checkpoint_bytes / GIB
+    largest = math.inf
+    for layout in sorted(candidates(architecture, site, ask), key=_size):
+        if layout.gpus > largest:
+            break
         name = f"{site.gpus}x{site.gpu.name}, {variant.name}, {layout}"
         broken = refusals(architecture, layout, site)
         if broken:
             rule, sentence = broken[0]
-            rejected.append(Refused(name, sentence, rule, 0, layout.gpus))
+            rejected.append(Refused(name, sentence, rule, 0))
             continue
         for kv_dtype in _kv_dtypes(ask):
             fitted = _fitted(
                 architecture, layout, site, ask, rules, constants, kv_dtype
             )
-            if isinstance(fitted, str):
+            if isinstance(fitted, Miss):
                 if kv_dtype == _kv_dtypes(ask)[-1]:
-                    rejected.append(Refused(name, fitted, "memory", 0, layout.gpus))
+                    rejected.append(
+                        Refused(name, fitted.sentence, "memory", 0, fitted.need_gib)
+                    )
                 continue
             replicas = _replicas(layout, site, ask)
             if not replicas:
                 continue
+            largest = min(largest, max(site.domain, WIDEST * layout.gpus))
             whole = layout.model_copy(update={"replicas": replicas})
             model = steps_of(architecture, layout, site, fitted, constants)
-            checkpoint = architecture.checkpoint_bytes / GIB
             options.append(
                 Option(
                     variant,
@@ -273,23 +356,24 @@ def _fitted(
     rules: EngineRules,
     constants: Constants,
     kv_dtype: str,
-) -> Fit | str:
+) -> Fit | Miss:
     """As asked; else with less context, where none is asked for; else with tighter settings."""
     settings = settings_for(architecture, site, ask, rules, kv_dtype)
     tight = settings_for(architecture, site, _tightened(ask), rules, kv_dtype)
     least = ask.input_tokens + ask.output_tokens
     contexts = [c for c in CONTEXTS if least <= c < settings.context]
     contexts = [settings.context, *(() if ask.context else contexts)]
-    result: Fit | str = ""
+    result: Miss | None = None
     for each in (settings, tight):
         for context in contexts:
             tried = each.model_copy(update={"context": context})
             outcome = fit(architecture, layout, site, tried, rules, constants)
-            if not isinstance(outcome, str):
+            if not isinstance(outcome, Miss):
                 return outcome
             result = result or outcome
-            if "before any KV cache" in outcome:
-                break  # no context is small enough
+            if outcome.hopeless:
+                break
+    assert result is not None
     return result
 
 
@@ -319,9 +403,55 @@ def _replicas(layout: Layout, site: Site, ask: Ask) -> int:
     return min(room, max(1, ask.concurrency // layout.data))
 
 
+def _with_splits(options: Sequence[Option], ask: Ask) -> list[Option]:
+    """The options, and those of several replicas with prefill and decode apart.
+
+    Only the best few by their closed-form pace are split; ``ask.split`` wants nothing else.
+    """
+    several = [
+        option
+        for option in options
+        if option.layout.replicas > 1 and ask.rate is None and ask.concurrency > 1
+    ]
+    several.sort(key=lambda option: _key(option, ask))
+    split: list[Option] = []
+    for option in several[:SPLIT]:
+        total = option.layout.replicas
+        kv = _kv_gib(option, ask.input_tokens)
+        best: Option | None = None
+        for prefill in range(1, total):
+            roles = Role(prefill=prefill, decode=total - prefill)
+            pace = split_pace(
+                option.model, option.fitted, ask, prefill, roles.decode, kv
+            )
+            tried = dataclasses.replace(option, roles=roles, pace=pace)
+            if best is None or _key(tried, ask) < _key(best, ask):
+                best = tried
+        if best:
+            split.append(best)
+    return split if ask.split and split else [*options, *split]
+
+
+def _kv_gib(option: Option, tokens: int) -> float:
+    """Of ``tokens`` on all ranks of a replica: what a split sends for each request."""
+    layout = option.layout
+    each = sum(
+        kv_bytes_per_token(
+            layer.attention,
+            layout.tensor,
+            option.fitted.settings.kv_cache_dtype,
+            layout.context,
+        )
+        for layer in option.variant.architecture.layers
+    )
+    return each * layout.tensor * tokens / GIB
+
+
 def _followed(option: Option, ask: Ask) -> Option:
     """The option with the pace that its scheduler would have."""
     replicas = option.layout.replicas
+    if option.roles:
+        return option
     if ask.concurrency / replicas / option.layout.data > MOST_SIMULATED_STREAMS:
         return option
     pace = paced(option.model, option.fitted, ask, replicas)
@@ -332,13 +462,15 @@ def _key(option: Option, ask: Ask) -> tuple[float, ...]:
     """Smaller is better: the SLO first, then no compromise in quality, then the objective."""
     pace = option.pace
     late = 0.0 if _meets(pace, ask) in (True, None) else 1.0
-    simple = option.layout.pipeline + option.layout.expert + option.layout.context / 100
+    parts = option.layout
+    simple = parts.pipeline + parts.expert + parts.context / 100 + bool(option.roles)
     cost = _cost(option)
+    speed = pace.tokens_per_s * (SPLIT_MARGIN if option.roles else 1.0)
     by: dict[str, tuple[float, ...]] = {
-        "throughput": (-pace.tokens_per_s, option.gpus, simple),
+        "throughput": (-speed, option.gpus, simple),
         "latency": (pace.tpot, pace.ttft, option.gpus, simple),
-        "cost": (cost / pace.tokens_per_s, option.gpus, simple),
-        "gpus": (option.gpus, -pace.tokens_per_s, simple),
+        "cost": (cost / speed, option.gpus, simple),
+        "gpus": (option.gpus, -speed, simple),
     }
     unserved = 1.0 if not math.isfinite(pace.tpot) else 0.0
     return (unserved, late, float(option.compromise), *by[ask.objective])
@@ -359,6 +491,7 @@ def _simplest_first(options: list[Option], ask: Ask) -> list[Option]:
     alike.sort(
         key=lambda option: (
             option.gpus,
+            bool(option.roles),
             option.layout.pipeline,
             option.layout.expert,
             option.layout.context,
@@ -467,9 +600,14 @@ def _pareto(plans: Sequence[Proposal]) -> tuple[int, ...]:
 
 
 def _told(refused: Iterable[Refused]) -> tuple[Rejection, ...]:
-    """One sentence for each option, the nearest misses first."""
-    seen: dict[str, Rejection] = {}
+    """One sentence for each option: of each rule and variant the nearest miss, then the others."""
+    kinds: set[tuple[int, str]] = set()
+    first: dict[str, Rejection] = {}
+    later: dict[str, Rejection] = {}
     for each in sorted(refused, key=lambda miss: miss.order):
+        told = later if (each.variant, each.rule) in kinds else first
+        kinds.add((each.variant, each.rule))
         reason = f"{each.reason} [{each.rule}]"
-        seen.setdefault(each.option, Rejection(option=each.option, reason=reason))
-    return tuple(seen.values())
+        told.setdefault(each.option, Rejection(option=each.option, reason=reason))
+    rest = [told for option, told in later.items() if option not in first]
+    return (*first.values(), *rest)

@@ -98,9 +98,9 @@ class Moe:
     inner: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """One decoder layer."""
+    """One decoder layer. Alike layers are one object, so identity tells kinds apart, quickly."""
 
     attention: Attention
     weights: tuple[Weight, ...]
