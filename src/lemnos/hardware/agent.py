@@ -11,6 +11,7 @@ import errno
 import hmac
 import json
 import os
+import queue
 import signal
 import socket
 import statistics
@@ -296,14 +297,22 @@ def main() -> None:
         "measure": measure,
     }
     signal.alarm(json.loads(sys.stdin.buffer.readline().decode())["limit_s"])
+    lines: Any = queue.Queue()
+    threading.Thread(target=receive, args=(lines,), daemon=True).start()
     while True:
-        line = sys.stdin.buffer.readline()
-        if not line:
-            os._exit(0)  # threads and all
-        request = json.loads(line.decode())
+        request = json.loads(lines.get().decode())
         answer = verbs[request.pop("do")](**request)
         sys.stdout.write("\n" + MARK + json.dumps(answer) + "\n")
         sys.stdout.flush()
+
+
+def receive(lines: Any) -> None:
+    """Take requests; where the input ends, whoever asked has gone: end at once."""
+    while True:
+        line = sys.stdin.buffer.readline()
+        if not line:
+            os._exit(0)
+        lines.put(line)
 
 
 if __name__ == "__main__":

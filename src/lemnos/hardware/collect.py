@@ -19,6 +19,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -452,10 +453,17 @@ def main() -> None:
     """Answer one request, ``{"limit_s": 60}``, on standard output."""
     request = json.loads(sys.stdin.buffer.readline().decode())
     signal.alarm(request["limit_s"])  # whoever asked has gone by then
+    threading.Thread(target=end_with_input, daemon=True).start()
     answer = collect()
     sys.stdout.write("\n" + MARK + json.dumps(answer) + "\n")
     sys.stdout.flush()
     os._exit(0)  # without waiting for what a file server left hanging
+
+
+def end_with_input() -> None:
+    """Whoever asked has gone."""
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 if __name__ == "__main__":

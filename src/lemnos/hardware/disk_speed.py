@@ -129,8 +129,17 @@ def main() -> None:
     """Answer one request, ``{"limit_s": 60, "paths": [...]}``, on standard output."""
     request = json.loads(sys.stdin.buffer.readline().decode())
     signal.alarm(request["limit_s"])  # whoever asked has gone by then
+    threading.Thread(target=end_with_input, daemon=True).start()
     answer = measure(request["paths"])
     sys.stdout.write("\n" + MARK + json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def end_with_input() -> None:
+    """Whoever asked has gone."""
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 if __name__ == "__main__":

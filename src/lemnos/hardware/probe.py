@@ -9,8 +9,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from lemnos.errors import LemnosError, UsageError
@@ -25,7 +26,7 @@ DISK_S = 300
 AGENT_S = 40  # one answer of an agent; and its whole life is so long for each pair
 SECONDS, STREAMS = 2.0, 8
 SAMPLES = 2  # ports that the system chooses, as NCCL and the workers let it
-AT_ONCE = 16
+AT_ONCE = 8  # a jump host takes ten connections at a time before it drops some
 
 Note = Callable[[str], None]
 
@@ -52,8 +53,12 @@ def probe_hosts(
     """The hosts, and the network between them. A host that cannot be read stays in the
     cluster, and says why. Raises LemnosError if none can be read."""
     note(f"reading {len(hosts)} hosts over SSH")
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = list(pool.map(lambda host: _readings(host, measure_disk), hosts))
+    with _Scripts() as scripts:
+
+        def reading(host: Ssh) -> read.Readings | LemnosError:
+            return _readings(host, scripts, measure_disk)
+
+        found = list(scripts.pool.map(reading, hosts))
     problems = [answer for answer in found if isinstance(answer, LemnosError)]
     if len(problems) == len(hosts):
         raise problems[0]
@@ -87,17 +92,43 @@ def hosts_named(text: str, config: Path | None = None) -> list[Ssh]:
         names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise UsageError("names no host", where=text, fix="write --hosts a,b,c")
-    return [Ssh(name, config) for name in dict.fromkeys(names)]
+    by_name = {name.rpartition("@")[2]: name for name in reversed(names)}
+    return [Ssh(name, config) for name in reversed(by_name.values())]
 
 
-def _readings(host: Ssh, measure_disk: bool) -> read.Readings | LemnosError:
+class _Scripts:
+    """Scripts on hosts, some at a time; all of them are ended whatever happens (Ctrl-C)."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(AT_ONCE)
+        self._started: list[RemoteScript] = []
+
+    def start(
+        self, host: Ssh, module: ModuleType, limit_s: int, **request: Any
+    ) -> RemoteScript:
+        script = RemoteScript(host, module, limit_s, **request)
+        self._started.append(script)
+        return script
+
+    def __enter__(self) -> _Scripts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        with ThreadPoolExecutor(AT_ONCE) as ending:
+            list(ending.map(RemoteScript.close, list(self._started)))
+        self.pool.shutdown()
+
+
+def _readings(
+    host: Ssh, scripts: _Scripts, measure_disk: bool
+) -> read.Readings | LemnosError:
     try:
-        with RemoteScript(host, collect, COLLECT_S) as script:
-            readings = script.answer(COLLECT_S)
+        readings = scripts.start(host, collect, COLLECT_S).answer(COLLECT_S)
         if measure_disk:
             paths = _disk_paths(readings)
-            with RemoteScript(host, disk_speed, DISK_S, paths=paths) as script:
-                _add_speeds(readings, script.answer(DISK_S))
+            measuring = scripts.start(host, disk_speed, DISK_S, paths=paths)
+            _add_speeds(readings, measuring.answer(DISK_S))
         return read.Readings.model_validate(readings)
     except LemnosError as error:
         return error
@@ -132,23 +163,24 @@ def _links(
     wanted = network.pairs(list(there))
     groups = network.rounds(wanted)
     links: dict[Pair, NodeLink] = {}
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(AT_ONCE))
-        agents = {
-            name: stack.enter_context(
-                RemoteScript(host, agent, AGENT_S * (len(groups) + 1))
-            )
-            for name, (host, _) in there.items()
-        }
+    with _Scripts() as scripts:
+
+        def begin(name: str) -> RemoteScript:
+            life = AGENT_S * (len(groups) + 1)
+            agent_there = scripts.start(there[name][0], agent, life)
+            with suppress(LemnosError):  # whoever measures with it is told
+                agent_there.ask(AGENT_S, do="close")
+            return agent_there
+
+        def measure(pair: Pair) -> NodeLink:
+            a, b = pair
+            ends = network.addresses(there[a][1].interfaces, there[b][1].interfaces)
+            return _link(pair, agents[a], agents[b], ends, ports)
+
+        agents = dict(zip(there, scripts.pool.map(begin, there), strict=True))
         for number, group in enumerate(groups, 1):
             note(f"measuring between nodes, round {number} of {len(groups)}")
-
-            def measure(pair: Pair) -> NodeLink:
-                (a, b) = pair
-                ends = network.addresses(there[a][1].interfaces, there[b][1].interfaces)
-                return _link(pair, agents[a], agents[b], ends, ports)
-
-            links.update(zip(group, pool.map(measure, group), strict=True))
+            links.update(zip(group, scripts.pool.map(measure, group), strict=True))
     return [links[pair] for pair in wanted]
 
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import select
+import subprocess
 import time
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -67,28 +68,28 @@ class RemoteScript:
                 self._read(deadline)
 
     def close(self) -> None:
-        """End it: its input ends, and it with that."""
+        """End it: its input ends, and it with that. Also from another thread than the one
+        that waits for an answer, which then raises."""
         process = self._process
-        for stream in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):
-                if stream:
-                    stream.close()
-        deadline = time.monotonic() + 5
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if process.poll() is None:
+        with contextlib.suppress(OSError):
+            if process.stdin:
+                process.stdin.close()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if process.stderr:
-            process.stderr.close()
+        for stream in (process.stdout, process.stderr):
+            if stream:
+                stream.close()
 
     def _send(self, data: bytes) -> None:
         assert self._process.stdin
         try:
             self._process.stdin.write(data)
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the reading that follows says why it ended
+        except (BrokenPipeError, ValueError):  # ended, or closed by us
+            pass  # the reading that follows says why
 
     def _read(self, deadline: float) -> None:
         assert self._process.stdout

@@ -6,6 +6,7 @@ what its log will say. Bytes unless a name says otherwise; GiB are 1024**3 bytes
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from lemnos.spec.architecture import Architecture, Attention, Encoder, Layer, We
 from lemnos.spec.layout import Layout
 
 GIB = 1024**3
+REMEMBERED = 20_000
+"""Results kept: a search asks the same of a layout on every kind of node."""
 BLOCK = 16
 """Tokens of a KV block (vLLM's default on CUDA)."""
 VOCABULARY_PAD = 64
@@ -91,9 +94,10 @@ def share(weight: Weight, layout: Layout, kv_heads: int, fp32: bool) -> float:
     return whole / tensor
 
 
+@functools.lru_cache(maxsize=REMEMBERED)
 def weights_per_stage(
     architecture: Architecture, layout: Layout, *, speculative: bool = False
-) -> list[float]:
+) -> tuple[float, ...]:
     """Bytes of weights on a rank of each pipeline stage."""
     fp32 = architecture.family in FP32_ROUTERS
     by_kind: dict[int, float] = {}
@@ -120,7 +124,7 @@ def weights_per_stage(
     if speculative:
         heads = architecture.layers[-1].attention.kv_heads
         totals[-1] += sum(share(w, layout, heads, fp32) for w in architecture.mtp)
-    return totals
+    return tuple(totals)
 
 
 def kv_bytes_per_token(
@@ -219,6 +223,24 @@ def kv_tokens(
     return int(blocks / layout.blocks(context, in_flight, hybrid) * context)
 
 
+@functools.lru_cache(maxsize=REMEMBERED)
+def kv_layouts(
+    architecture: Architecture, layout: Layout, kv_dtype: str, hybrid: bool = True
+) -> tuple[KvLayout, ...]:
+    """``kv_layout`` of each pipeline stage."""
+    return tuple(
+        kv_layout(
+            [architecture.layers[i] for i in part],
+            layout.tensor,
+            kv_dtype,
+            layout.context,
+            hybrid,
+        )
+        for part in stages(len(architecture.layers), layout.pipeline)
+    )
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
 def activation_bytes(
     architecture: Architecture, layout: Layout, engine: EngineMemory
 ) -> float:

@@ -11,9 +11,8 @@ from lemnos.planning.memory import (
     GIB,
     EngineMemory,
     activation_bytes,
-    kv_layout,
+    kv_layouts,
     kv_tokens,
-    stages,
     weights_per_stage,
 )
 from lemnos.planning.queueing import (
@@ -104,7 +103,6 @@ def fit(
     other = rules.other_gib / layout.tensor
     usable = min(settings.utilization * site.memory_gib, site.free_gib)
     weights = [each / GIB for each in weights_per_stage(architecture, layout)]
-    parts = stages(len(architecture.layers), layout.pipeline)
     left = [usable - w - activation - graphs - other for w in weights]
     fullest = min(range(len(left)), key=left.__getitem__)
     need = weights[fullest] + activation + graphs + other
@@ -115,20 +113,11 @@ def fit(
             need,
             hopeless=True,
         )
-    caches = [
-        kv_layout(
-            [architecture.layers[i] for i in part],
-            layout.tensor,
-            settings.kv_cache_dtype,
-            layout.context,
-            True,
-        )
-        for part in parts
-    ]
+    caches = kv_layouts(architecture, layout, settings.kv_cache_dtype)
     in_flight = 2 * settings.max_batched_tokens
     room = []
     for error in (0.0, -constants.error.memory, constants.error.memory):
-        pools = [(left[stage] + error * need) * GIB for stage in range(len(parts))]
+        pools = [(each + error * need) * GIB for each in left]
         room.append(
             min(
                 kv_tokens(cache, pool, settings.context, in_flight, True)

@@ -129,9 +129,9 @@ class Encoder:
         return across * -(-height // self.pixels_per_token)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Architecture:
-    """A whole model."""
+    """A whole model. Compared by identity, so that what follows from it is quickly looked up."""
 
     name: str
     """``Glm4MoeForCausalLM``."""
