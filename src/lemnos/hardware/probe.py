@@ -92,8 +92,10 @@ def hosts_named(text: str, config: Path | None = None) -> list[Ssh]:
         names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise UsageError("names no host", where=text, fix="write --hosts a,b,c")
-    by_name = {name.rpartition("@")[2]: name for name in reversed(names)}
-    return [Ssh(name, config) for name in reversed(by_name.values())]
+    by_name: dict[str, str] = {}
+    for name in names:  # a host is probed once, whoever's account is named
+        by_name.setdefault(name.rpartition("@")[2], name)
+    return [Ssh(name, config) for name in by_name.values()]
 
 
 class _Scripts:

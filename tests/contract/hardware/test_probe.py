@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 import lemnos
 from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware import agent, collect, disk_speed
+from lemnos.hardware.probe import hosts_named
 from lemnos.hardware.remote import RemoteScript
 from lemnos.spec.cluster import Cluster
 from lemnos.spec.document import load
@@ -156,19 +158,28 @@ def test_a_host_that_cannot_be_reached_stays_and_says_why(server: sshd.Server) -
 
 
 @needs_sshd
-def test_nothing_is_left_when_the_probe_is_killed(server: sshd.Server) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("where", ["round 1", "reading 2 hosts"])
+def test_nothing_is_left_when_the_probe_is_ended(
+    server: sshd.Server, how: signal.Signals, where: str
+) -> None:
     words = ["probe", "--hosts", "box,twin", "--ssh-config", str(server.config)]
-    probing = subprocess.Popen(
-        [sys.executable, "-m", "lemnos", *words], stdout=-3, stderr=subprocess.PIPE
-    )
-    assert probing.stderr
-    while b"round 1" not in probing.stderr.readline():
-        pass
-    until(lambda: bool(scripts()))
-    probing.kill()
-    probing.wait()
-    probing.stderr.close()
-    until(lambda: not scripts(), within_s=30)
+    with subprocess.Popen(
+        [sys.executable, "-m", "lemnos", *words], stdout=-3, stderr=-1, text=True
+    ) as probing:
+        assert probing.stderr
+        while where not in probing.stderr.readline():
+            pass
+        probing.send_signal(how)
+        code = probing.wait(15)
+        assert "Traceback" not in probing.stderr.read()
+    assert code == (130 if how == signal.SIGINT else -9)
+    until(lambda: not scripts(), within_s=10)
+
+
+def test_a_host_is_probed_once(tmp_path: Path) -> None:
+    found = hosts_named("b,me@a,a,b")
+    assert [host.host for host in found] == ["b", "me@a"]
 
 
 @needs_sshd
@@ -258,16 +269,18 @@ def test_the_scripts_run_on_older_pythons(tmp_path: Path) -> None:
         pytest.skip("no Python 3.6 to 3.9 here")
     for module in (agent, collect, disk_speed):
         assert module.__file__
-        asked = json.dumps({"limit_s": 20, "paths": [str(tmp_path)]})
-        done = subprocess.run(
-            [old, module.__file__],
-            input=f"{asked}\n",
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        if module is not agent:
-            assert collect.MARK in done.stdout
+        asked = {"limit_s": 20, "paths": [str(tmp_path)]}
+        with subprocess.Popen(
+            [old, module.__file__], stdin=-1, stdout=-1, stderr=-1, text=True
+        ) as script:
+            assert script.stdin and script.stdout and script.stderr
+            script.stdin.write(json.dumps(asked) + "\n")
+            if module is agent:
+                script.stdin.write(json.dumps({"do": "close"}) + "\n")
+            script.stdin.flush()
+            lines = [script.stdout.readline(), script.stdout.readline()]
+            assert lines[1].startswith(collect.MARK), script.stderr.read()
+            script.stdin.close()
 
 
 def old_python() -> str | None:
