@@ -29,12 +29,12 @@ if TYPE_CHECKING:
         write_cluster,
     )
     from lemnos.errors import LemnosError, UsageError
-    from lemnos.proposals import for_gpus, propose, save_plan
+    from lemnos.proposals import for_gpus, planned_spec, propose, save_spec
     from lemnos.wire.client import AsyncClient, Client
 
 _HOMES = {
     "lemnos.errors": ("LemnosError", "UsageError"),
-    "lemnos.proposals": ("for_gpus", "propose", "save_plan"),
+    "lemnos.proposals": ("for_gpus", "planned_spec", "propose", "save_spec"),
     "lemnos.wire.client": ("AsyncClient", "Client"),
     "lemnos.api": (
         "Endpoint",
@@ -72,11 +72,12 @@ __all__ = [
     "list_records",
     "logs",
     "plan",
+    "planned_spec",
     "probe",
     "propose",
     "rerun",
     "restart",
-    "save_plan",
+    "save_spec",
     "status",
     "up",
     "write_cluster",

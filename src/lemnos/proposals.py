@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware.catalogue import cluster_named, gpu_kind
 from lemnos.models.describe import describe
 from lemnos.models.known import known_named
 from lemnos.models.sources import parse_source
+from lemnos.paths import replace_file
 from lemnos.planning.calibration import Constants, constants_for
 from lemnos.planning.fitting import Measured, MeasuredFile, refit
 from lemnos.planning.measured import predicted
@@ -141,30 +144,30 @@ def recalibrated(path: str | Path) -> Constants:
     )
 
 
-def save_plan(path: str | Path, proposals: Proposals) -> DeploymentSpec:
-    """Write the chosen plan as a deployment.yaml, which ``lemnos up`` takes; returns it."""
-    import yaml
-
+def planned_spec(proposals: Proposals) -> DeploymentSpec:
+    """The chosen plan as a deployment, which ``lemnos up`` takes."""
     chosen = proposals.plans[0]
-    source = chosen.source
-    spec = DeploymentSpec(
-        model=ModelSpec(source=source.removeprefix("file://")),
+    return DeploymentSpec(
+        model=ModelSpec(source=chosen.source.removeprefix("file://")),
         engine=chosen.engine,
         workload=WorkloadSpec(
-            context=chosen.settings.context,
+            context=max(64, chosen.settings.context),
             concurrency=min(4096, proposals.asked.concurrency),
         ),
         plan=chosen,
     )
+
+
+def save_spec(path: str | Path, spec: DeploymentSpec) -> None:
+    """Write ``spec`` as a deployment.yaml. Raises LemnosError where it cannot be written."""
     data = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
     try:
-        Path(path).write_text(text)
+        replace_file(Path(path).absolute(), text.encode())
     except OSError as error:
         raise LemnosError(
             f"cannot be written ({error.strerror})", where=str(path)
         ) from None
-    return spec
 
 
 def _here() -> Cluster | None:

@@ -32,9 +32,9 @@ KeyFile = Annotated[
     str | None,
     typer.Option("--api-key-file", help="A file with one API key a line."),
 ]
-Context = Annotated[int | None, typer.Option(help="Tokens a request may use.")]
+Context = Annotated[int | None, typer.Option(min=1, help="Tokens a request may use.")]
 Concurrency = Annotated[
-    int | None, typer.Option(help="Requests served at the same time.")
+    int | None, typer.Option(min=1, help="Requests served at the same time.")
 ]
 ServedName = Annotated[str | None, typer.Option(help="The name that clients ask for.")]
 Revision = Annotated[str | None, typer.Option(help="The hub's branch, tag or commit.")]

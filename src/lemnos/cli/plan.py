@@ -13,7 +13,6 @@ from lemnos.cli.output import Json, err, out, print_json, table
 if TYPE_CHECKING:
     from lemnos.spec.proposal import Proposal, Proposals
 
-Number = Annotated[int | None, typer.Option()]
 SHOWN_PLANS, SHOWN_REJECTED = 6, 8
 BAR = 60
 """Characters of the memory bar."""
@@ -25,16 +24,22 @@ def plan(
         str | None,
         typer.Option(help="4xH200, 2x8xH100 (nodes x GPUs), or a cluster.yaml."),
     ] = None,
-    tp: Annotated[int | None, typer.Option(help="Pin tensor parallelism.")] = None,
-    pp: Annotated[int | None, typer.Option(help="Pin pipeline parallelism.")] = None,
-    dp: Annotated[int | None, typer.Option(help="Pin data parallelism.")] = None,
+    tp: Annotated[
+        int | None, typer.Option(min=1, help="Pin tensor parallelism.")
+    ] = None,
+    pp: Annotated[
+        int | None, typer.Option(min=1, help="Pin pipeline parallelism.")
+    ] = None,
+    dp: Annotated[int | None, typer.Option(min=1, help="Pin data parallelism.")] = None,
     ep: Annotated[
         bool | None, typer.Option("--ep/--no-ep", help="Pin expert parallelism.")
     ] = None,
     dcp: Annotated[
-        int | None, typer.Option(help="Pin decode context parallelism.")
+        int | None, typer.Option(min=1, help="Pin decode context parallelism.")
     ] = None,
-    replicas: Annotated[int | None, typer.Option(help="Pin the replicas.")] = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Pin the replicas.")
+    ] = None,
     kv_cache_dtype: Annotated[
         str | None, typer.Option(help="Pin the KV cache: auto, fp8.")
     ] = None,
@@ -43,19 +48,26 @@ def plan(
     rate: Annotated[
         float | None, typer.Option(help="Requests a second, instead of a concurrency.")
     ] = None,
-    input_tokens: Annotated[int | None, typer.Option(help="Of a prompt.")] = None,
-    output_tokens: Annotated[int | None, typer.Option(help="Of an answer.")] = None,
+    input_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of a prompt.")
+    ] = None,
+    output_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of an answer.")
+    ] = None,
     gpu_memory_utilization: Annotated[
         float | None, typer.Option(help="Share of a GPU's memory the engine may use.")
     ] = None,
     max_batched_tokens: Annotated[
         int | None,
         typer.Option(
-            "--max-batched-tokens", "--max-num-batched-tokens", help="Of a step."
+            "--max-batched-tokens",
+            "--max-num-batched-tokens",
+            min=1,
+            help="Of a step.",
         ),
     ] = None,
     max_num_seqs: Annotated[
-        int | None, typer.Option(help="Requests the engine runs at once.")
+        int | None, typer.Option(min=1, help="Requests the engine runs at once.")
     ] = None,
     enforce_eager: Annotated[
         bool, typer.Option("--enforce-eager", help="Without CUDA graphs.")
@@ -150,7 +162,7 @@ def plan(
         **pinned,
     )
     if save and found.plans:
-        lemnos.save_plan(save, found)
+        lemnos.save_spec(save, lemnos.planned_spec(found))
         err().print(f"wrote {save}", markup=False)
     if as_json:
         print_json(found)

@@ -24,6 +24,7 @@ from lemnos.spec.plan import Job, Plan
 
 def make_plan(spec: DeploymentSpec, progress: Progress) -> Plan:
     """Pull the model if it is not here, and plan ``spec`` on this machine."""
+    engine_named(spec.engine or "llamacpp")  # before anything is downloaded
     host = probe_host()
     model = pull(spec.model, progress)
     return plan_for(spec, model, model_facts(model), host)
@@ -31,6 +32,7 @@ def make_plan(spec: DeploymentSpec, progress: Progress) -> Plan:
 
 def plan_without_pulling(spec: DeploymentSpec) -> Plan:
     """The plan of ``spec``, from the model that is here or from what the catalogue knows of it."""
+    engine_named(spec.engine or "llamacpp")
     source = resolve(spec.model)
     model = at_hand(spec.model, source)
     if model is not None:

@@ -46,6 +46,12 @@ def engine_named(name: str) -> Engine:
     from lemnos.engines.llamacpp import LlamaCpp
 
     engines: dict[str, Engine] = {"llamacpp": LlamaCpp()}
+    if name in ("vllm", "sglang"):
+        raise LemnosError(
+            f"this lemnos plans for {name}, but cannot start it yet",
+            fix="the plan says with which layout and settings to start it yourself; "
+            "the embedded engine (llamacpp) serves a GGUF of the model",
+        )
     if name not in engines:
         raise UsageError(f"unknown engine '{name}'", fix=f"known: {', '.join(engines)}")
     return engines[name]

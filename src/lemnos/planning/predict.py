@@ -133,12 +133,12 @@ def fit(
         )
     budget = RankBudget(
         total=site.memory_gib,
-        weights=weights[fullest],
-        activation=activation,
-        graphs=graphs,
-        other=other,
-        kv_cache=left[fullest],
-        unused=site.memory_gib - usable,
+        weights=round(weights[fullest], 3),
+        activation=round(activation, 3),
+        graphs=round(graphs, 3),
+        other=round(other, 3),
+        kv_cache=round(left[fullest], 3),
+        unused=round(site.memory_gib - usable, 3),
     )
     return Fit(settings, budget, room[0], min(room), max(room), engine)
 

@@ -122,6 +122,8 @@ def simulate(
             if need > limits.kv_tokens:
                 waiting.popleft()
                 served.append(Served(math.inf, math.inf, math.inf))
+                if follow:
+                    waiting.append((now, follow.popleft()))
                 continue
             if held + need > limits.kv_tokens:
                 break
@@ -135,7 +137,8 @@ def simulate(
             chunks.append((fresh, take))
             budget -= take
         if not running:
-            now = max(now, arrivals[0][0])
+            if arrivals:
+                now = max(now, arrivals[0][0])
             continue
         context = sum(r.context for r in decoding) / len(decoding) if decoding else 0.0
         if not chunks:

@@ -294,11 +294,9 @@ def _options(
     options: list[Option] = []
     rejected: list[Refused] = []
     architecture = variant.architecture
-    if ask.context and ask.context > architecture.max_context:
-        reason = (
-            f"was trained for {architecture.max_context} tokens, "
-            f"and {ask.context} are asked for"
-        )
+    tokens = ask.context or ask.input_tokens + ask.output_tokens
+    if tokens > architecture.max_context:
+        reason = f"was trained for {architecture.max_context} tokens, and {tokens} are asked for"
         return [], [Refused(variant.name, reason, "context", 0)]
     checkpoint = architecture.checkpoint_bytes / GIB
     largest = math.inf
@@ -604,7 +602,12 @@ def _told(refused: Iterable[Refused]) -> tuple[Rejection, ...]:
     kinds: set[tuple[int, str]] = set()
     first: dict[str, Rejection] = {}
     later: dict[str, Rejection] = {}
+    said: set[tuple[str, str]] = set()
     for each in sorted(refused, key=lambda miss: miss.order):
+        layout = each.option.rpartition(", ")[2]
+        if (layout, each.reason) in said:
+            continue  # of another checkpoint, the same
+        said.add((layout, each.reason))
         told = later if (each.variant, each.rule) in kinds else first
         kinds.add((each.variant, each.rule))
         reason = f"{each.reason} [{each.rule}]"

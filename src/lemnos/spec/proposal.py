@@ -17,6 +17,7 @@ Positive = Annotated[int, Field(ge=1, le=100_000_000)]
 Ways = Annotated[int, Field(ge=1, le=4096)]
 Objective = Literal["throughput", "latency", "cost", "gpus"]
 EngineName = Literal["vllm", "sglang"]
+KvDtype = Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "nvfp4"]
 _TIME = re.compile(r"(ttft|tpot)\s*=\s*(\d+(?:\.\d+)?)\s*(ms|s)")
 
 
@@ -62,7 +63,7 @@ class Ask(Value):
     expert: bool | None = None
     context_parallel: Ways | None = None
     replicas: Ways | None = None
-    kv_cache_dtype: str | None = None
+    kv_cache_dtype: KvDtype | None = None
     utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     max_batched_tokens: Positive | None = None
     max_seqs: Positive | None = None
@@ -149,7 +150,7 @@ class Proposal(Value):
     weights_gib_per_rank_interval: Interval
     kv_cache_tokens: int
     """Of one replica, as the engine prints it."""
-    kv_cache_tokens_interval: Interval
+    kv_cache_tokens_interval: tuple[int, int]
     kv_concurrency: float
     """Requests of the full context that one replica's KV cache holds."""
     ttft_ms: float
