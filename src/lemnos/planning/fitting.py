@@ -56,6 +56,10 @@ class Measured(Value):
     requests: Annotated[int, Field(ge=1)]
     ttft_ms: Annotated[float, Field(gt=0)]
     tpot_ms: Annotated[float, Field(gt=0)]
+    utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    weights_gib_per_rank: float | None = None
+    kv_cache_tokens: int | None = None
+    """What the engine's log said; not needed to refit."""
 
 
 class MeasuredFile(Value):
