@@ -92,6 +92,21 @@ def test_reading_is_measured_and_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_reading_is_measured_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_speed, "WRITE_MOST", 32 << 20)
+    monkeypatch.setattr(disk_speed, "READ_S", 0.2)
+    (node,) = lemnos.probe(measure_disk=True).nodes
+    why = [said for said in node.unknown if "was not measured" in said]
+    assert why or any(disk.read_gb_s for disk in node.disks)
+    monkeypatch.setattr(
+        disk_speed,
+        "measure",
+        lambda paths: dict.fromkeys(paths, (None, "Permission denied")),
+    )
+    (node,) = lemnos.probe(measure_disk=True).nodes
+    assert any("was not measured: Permission denied" in said for said in node.unknown)
+
+
 def test_a_models_file_is_read_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +274,18 @@ def test_slow_narrow_closed_and_busy_networks_are_seen(tmp_path: Path) -> None:
     assert "Not enough" in verdict and "too narrow" in verdict
     assert "ports 6379" in verdict and "8265" in verdict
     assert ":29500 " not in still and ":10001 " not in still
+
+
+@pytest.mark.skipif(netns.why_not() is not None, reason=str(netns.why_not()))
+def test_hosts_that_do_not_reach_each_other(tmp_path: Path) -> None:
+    with netns.hosts(tmp_path, 2) as net:
+        for host, other in (("n1", "10.99.0.3"), ("n2", "10.99.0.2")):
+            net.run(host, "ip", "rule", "add", "ipproto", "tcp", "to", other, "blackhole")  # fmt: skip
+        words = ["--hosts", "n1,n2", "--ssh-config", str(net.config), "--json"]
+        printed = net.run("desk", sys.executable, "-m", "lemnos", "probe", *words)
+    (link,) = json.loads(printed)["network"]["links"]
+    assert link["unknown"] == "no port of 10.99.0.3 or 10.99.0.2 can be reached"
+    assert link["gbit_s"] is None and 29500 in link["closed_ports"]
 
 
 # ---------------------------------------------------------------- other Pythons
