@@ -47,12 +47,14 @@ def main(files: list[Path]) -> None:
                 if name not in memory:
                     memory[name] = _memory(name, fitted, point)
             ttft, tpot = predicted(point, architecture, gpu, constants)
-            tpots.append(abs(tpot / point.tpot_ms - 1))
-            single = point.concurrency == 1
-            (alone if single else burst).append(abs(ttft / point.ttft_ms - 1))
+            if not point.skip:
+                tpots.append(abs(tpot / point.tpot_ms - 1))
+                single = point.concurrency == 1
+                (alone if single else burst).append(abs(ttft / point.ttft_ms - 1))
             say(
                 f"{name:44}{point.concurrency:8}{point.input_tokens:8}"
                 f"{ttft:10.1f}/{point.ttft_ms:<9.1f}{tpot:10.2f}/{point.tpot_ms:<9.2f}"
+                f"{' not counted' if point.skip else ''}"
             )
     say("\nfigure                                        reached    wanted")
     if memory:

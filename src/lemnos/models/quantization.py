@@ -19,11 +19,11 @@ STORES: dict[str, Store] = {
         Store("fp8-block", 8, "fp8", (128, 128), 4),
         Store("int8-channel", 8, "int8", (1, 0), 4),
         # int4: an FP16 scale a group; AWQ and GPTQ keep a 4-bit zero point a group too.
-        Store("int4", 4, "bf16", (1, 128), 2),
-        Store("awq", 4, "bf16", (1, 128), 2.5),
-        Store("gptq", 4, "bf16", (1, 128), 2.5),
+        Store("int4", 4, "w4a16", (1, 128), 2),
+        Store("awq", 4, "w4a16", (1, 128), 2.5),
+        Store("gptq", 4, "w4a16", (1, 128), 2.5),
         Store("nvfp4", 4, "fp4", (1, 16), 1),  # and one FP32 scale a matrix
-        Store("mxfp4", 4, "bf16", (1, 32), 1),  # weights only: multiplied in BF16
+        Store("mxfp4", 4, "w4a16", (1, 32), 1),  # weights only: widened to BF16 to be multiplied
     )
 }
 """Formats by name; ``--quantization`` takes these. MXFP4 scales are E8M0 of 32 (OCP MX 1.0)."""

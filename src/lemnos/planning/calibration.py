@@ -28,7 +28,8 @@ class Ready(Value):
     """For each doubling of the ranks."""
     kernels_s: float
     """Kernels that are built or tuned the first time."""
-    compile_s_per_layer: float
+    compile_s: float
+    """torch.compile; alike layers are compiled once, so that depth hardly counts."""
     capture_s: float
     """CUDA graphs."""
 
@@ -42,6 +43,7 @@ class Constants(Value):
     memory: float
     memory_kv: float
     compute: dict[str, float]
+    experts: dict[str, float]
     tile: float
     kernel_us: float
     launch_us: float

@@ -60,6 +60,10 @@ class Measured(Value):
     weights_gib_per_rank: float | None = None
     kv_cache_tokens: int | None = None
     """What the engine's log said; not needed to refit."""
+    spread: Annotated[float, Field(ge=0, le=1)] | None = None
+    """How the tokens were routed: 0 all alike (random weights), 1 evenly; None: as the constants say."""
+    skip: str | None = None
+    """Why this point is not to be fitted or counted."""
 
 
 class MeasuredFile(Value):

@@ -175,7 +175,7 @@ def _block_of(weight: Weight, layout: Layout) -> str | None:
         or (width // ranks) % unit == 0
     ):
         return None
-    if store.math == "bf16" and store.bits < 8 and unit <= 32:
+    if store.math == "w4a16" and unit <= 32:
         return None  # MXFP4 kernels pad
     where = "an expert" if weight.split == "experts" else f"'{weight.name}'"
     return (

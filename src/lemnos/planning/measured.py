@@ -57,6 +57,8 @@ def predicted(
 
     Raises LemnosError where the planner thinks that it cannot have run.
     """
+    if point.spread is not None:
+        constants = constants.model_copy(update={"spread": point.spread})
     fitted, model = fitted_to(point, architecture, gpu, constants)
     if isinstance(fitted, Miss) or model is None:
         raise LemnosError(

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lemnos.planning.kernels import kernels_of
 from lemnos.spec.architecture import Architecture, Attention, Encoder, Layer, Weight
 from lemnos.spec.layout import Layout
 
@@ -30,6 +31,9 @@ KV_BYTES |= {"fp8_e5m2": 1.0, "nvfp4": 0.5625}
 ROUNDING = 2 * 1024**2
 """Bytes that a layer's matrices lose to torch's allocator, which gives memory in pieces of 2 MiB
 (measured: 0.08 to 0.11 GiB for 46 layers, 0.2 for 92)."""
+MXFP4_PADDING = 1.0105
+"""vLLM's kernels lay MXFP4 experts and scales out in whole tiles (measured: 61.43 GiB of
+gpt-oss-120b, whose tensors are 60.84)."""
 STATE_BYTES = 2.0
 """Of an element of a linear layer's state: the model's BF16 (mamba_cache_dtype auto)."""
 
@@ -46,20 +50,8 @@ class EngineMemory:
     """The hybrid KV manager is on: layers with a window keep the window only."""
     speculative: bool = False
     """MTP layers are loaded."""
-
-
-@dataclass(frozen=True, slots=True)
-class RankMemory:
-    """Predicted memory of the fullest rank, in bytes."""
-
-    weights: float
-    activation: float
-    other: float
-    """CUDA context beyond torch, communication buffers."""
-    graphs: float
-    """What the engine sets aside for CUDA graphs before it sizes the KV cache."""
-    graphs_taken: float
-    """What the graphs really take."""
+    sampler_copies: float = 3.85
+    """FP32 copies of the logits that the profiling run's sampling makes (rules.yaml)."""
 
 
 def stages(count: int, pipeline: int) -> list[range]:
@@ -87,6 +79,8 @@ def share(weight: Weight, layout: Layout, kv_heads: int, fp32: bool) -> float:
         rows = math.ceil(weight.rows / VOCABULARY_PAD) * VOCABULARY_PAD
         return weight.store.bytes(rows / tensor, weight.columns)
     if weight.split == "experts":
+        if weight.store.name == "mxfp4":
+            whole *= MXFP4_PADDING
         ranks = tensor * layout.data  # MoE layers span the data-parallel ranks too
         if layout.expert:
             return whole * math.ceil(weight.copies / ranks) / weight.copies
@@ -254,7 +248,7 @@ def activation_bytes(
     for layer in set(architecture.layers):
         work, passing = _layer_activation(layer, layout, tokens, hidden)
         kept, transient = max(kept, work), max(transient, passing)
-    sampling = SAMPLER_COPIES * 4.0 * engine.max_seqs * architecture.vocabulary
+    sampling = engine.sampler_copies * 4.0 * engine.max_seqs * architecture.vocabulary
     residual = 4 * tokens * hidden * 2.0  # input, residual, shared experts', output
     peak = kept + max(transient + residual, sampling)
     if architecture.encoder:
@@ -262,9 +256,26 @@ def activation_bytes(
     return peak
 
 
-SAMPLER_COPIES = 4.0
-"""FP32 logits, their sorted copy and the 8-byte indices of the sort: vLLM's profiling run samples
-with top-k and top-p. Measured on Air: 3.29 GiB less 1.0 GiB of workspaces = 3.96 copies."""
+def graph_bytes(architecture: Architecture, layout: Layout, max_seqs: int) -> float:
+    """What vLLM sets aside for CUDA graphs: so much a kernel of each graph, and a pool.
+
+    Sizes are 1, 2, 4, then every 8 up to 256, every 16 up to 512, twice ``max_seqs`` at most; all
+    are captured in pieces for mixed batches, those up to ``max_seqs`` whole for decoding
+    (config/vllm.py, _set_cudagraph_sizes). Held against six starts on an H200: 0.66 to 1.64
+    GiB, 0.15 GiB off on average.
+    """
+    largest = min(512, 2 * max_seqs)
+    sizes = [1, 2, 4, *range(8, min(largest + 1, 256), 8), *range(256, largest + 1, 16)]
+    graphs = len(sizes) + sum(1 for size in sizes if size <= max_seqs)
+    depth = math.ceil(len(architecture.layers) / layout.pipeline)
+    each = sum(kernels_of(layer) for layer in architecture.layers)
+    kernels = each * depth / len(architecture.layers)
+    return GRAPH_POOL + GRAPH_KERNEL * kernels * graphs
+
+
+GRAPH_POOL = 0.25 * GIB
+GRAPH_KERNEL = 8.5 * 1024
+"""Bytes of a kernel's node in a graph (measured, see ``graph_bytes``)."""
 
 
 def _layer_activation(
@@ -273,7 +284,12 @@ def _layer_activation(
     """(workspaces that stay, bytes that pass) of one layer for ``tokens``."""
     attention, tensor = layer.attention, layout.tensor
     heads = max(1.0, attention.heads / tensor)
-    passing = tokens * heads * (attention.head_dim + attention.value_dim) * 2.0
+    kv_heads = max(1.0, attention.kv_heads / tensor)
+    # queries, keys and values; the queries turned by the rotary embedding; the output
+    wide = (2 * heads + kv_heads) * attention.head_dim
+    passing = tokens * (wide + (heads + kv_heads) * attention.value_dim) * 2.0
+    if any(w.store.math == "fp8" and "attn" in w.name for w in layer.weights):
+        passing += tokens * heads * attention.value_dim  # the output, quantized
     dense = tokens * (3 * layer.inner / tensor) * 2.0
     if not layer.moe:
         return 0.0, max(passing, dense)

@@ -11,6 +11,7 @@ from lemnos.planning.memory import (
     GIB,
     EngineMemory,
     activation_bytes,
+    graph_bytes,
     kv_layouts,
     kv_tokens,
     weights_per_stage,
@@ -91,15 +92,19 @@ def fit(
     constants: Constants,
 ) -> Fit | Miss:
     """The memory of the fullest rank, or why it does not fit."""
+    moe = any(layer.moe for layer in architecture.layers)
     engine = EngineMemory(
         settings.max_batched_tokens,
         settings.max_seqs,
         settings.kv_cache_dtype,
         not settings.eager,
+        sampler_copies=rules.sampler_copies if moe else rules.dense_sampler_copies,
     )
     activation = activation_bytes(architecture, layout, engine) / GIB
-    layers_each = math.ceil(len(architecture.layers) / layout.pipeline)
-    graphs = 0.0 if settings.eager else rules.graph_gib * layers_each
+    reserved = rules.graph_estimate and (moe or rules.dense_graph_estimate)
+    graphs = 0.0
+    if reserved and not settings.eager:
+        graphs = graph_bytes(architecture, layout, settings.max_seqs) / GIB
     other = rules.other_gib / layout.tensor
     usable = min(settings.utilization * site.memory_gib, site.free_gib)
     weights = [each / GIB for each in weights_per_stage(architecture, layout)]
@@ -291,9 +296,8 @@ def ready_seconds(
     cached = ready.start_s + world + reading
     cold = cached + ready.kernels_s
     if not settings.eager:
-        layers = len(architecture.layers)
         cached += ready.capture_s
-        cold += ready.capture_s + ready.compile_s_per_layer * layers
+        cold += ready.capture_s + ready.compile_s
     return cold, cached
 
 

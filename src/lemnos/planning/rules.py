@@ -24,10 +24,12 @@ class EngineRules(Value):
     batched_tokens_small: int
     seqs: int
     seqs_small: int
-    graph_gib: float
-    """Set aside for CUDA graphs a layer, at TP1 (measured)."""
-    graph_taken: float
-    """What graphs really take, over what is set aside (measured)."""
+    sampler_copies: float
+    """FP32 copies of the logits of ``seqs`` requests in the profiling run."""
+    dense_sampler_copies: float
+    dense_graph_estimate: bool
+    """Dense models run on another model runner (vLLM's V2), which samples in less memory and
+    sets nothing aside for graphs."""
     other_gib: float
     """Beyond torch at TP1: CUDA context, libraries (measured)."""
     source: str

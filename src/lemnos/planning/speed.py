@@ -12,19 +12,11 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from lemnos.planning.calibration import Constants
+from lemnos.planning.kernels import OUTSIDE, kernels_of
 from lemnos.planning.memory import STATE_BYTES, kv_bytes_per_token, share, stages
 from lemnos.spec.architecture import Architecture, Layer, Math
 from lemnos.spec.cluster import GpuKind
 from lemnos.spec.layout import Layout
-
-KERNELS = {"full": 8, "sliding": 8, "chunked": 8, "mla": 14, "linear": 12}
-"""Small kernels of a layer's attention: norm, quantize, projections, rotary, cache, attention,
-output (counted in vLLM 0.26's compiled graphs of GLM-4.5-Air and of GLM-4.7-Flash)."""
-KERNELS_DENSE, KERNELS_MOE, KERNELS_SHARED = 5, 13, 4
-"""Of a feed-forward network; of routed experts (router, top-k, permute, quantize, two grouped
-products, activation, unpermute, sum); of the shared expert beside them."""
-HEAD_KERNELS = 12
-"""Embedding, final norm, head, sampling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,20 +207,16 @@ def _stage(counts: Counter[Layer], layout: Layout, kv_dtype: str, head: float) -
                 attention, layout.tensor, kv_dtype, layout.context
             )
             sums[1] += 2.0 * heads * wide * count
-        kernels += KERNELS[attention.kind] * count
-        if layer.moe:
-            kernels += (KERNELS_MOE + (KERNELS_SHARED if layer.inner else 0)) * count
-            moe_layers += count
-        else:
-            kernels += KERNELS_DENSE * count
+        kernels += kernels_of(layer) * count
+        moe_layers += count if layer.moe else 0
         reduces += 2 * count if layout.tensor > 1 else 0
     if head:
         dense["bf16"][0] += head  # its arithmetic is for one token a request: little
-        kernels += HEAD_KERNELS
+        kernels += OUTSIDE
     return Stage(
         tuple(Product(kind, *sums) for kind, sums in dense.items()),
         tuple(Product(kind, *sums) for kind, sums in routed.items()),
-        tuple(Look(*sums, window) for window, sums in looks.items()),
+        tuple(Look(sums[0], sums[1], window) for window, sums in looks.items()),
         state,
         kernels,
         reduces,
@@ -282,16 +270,21 @@ def _experts_time(model: StepModel, stage: Stage, tokens: float) -> float:
     time = 0.0
     for product in stage.experts:
         reading = product.bytes * fraction / bandwidth
-        work = product.flop * everyone * uneven / _peak(model, product.math)
+        work = product.flop * everyone * uneven
+        work /= _peak(model, product.math, constants.experts)
         time += max(reading, work * _rows(model, rows) / rows)
     return time
 
 
-def _peak(model: StepModel, math_kind: Math) -> float:
+def _peak(
+    model: StepModel, math_kind: Math, efficiency: dict[str, float] | None = None
+) -> float:
     """FLOP/s that large products reach; formats without units of their own are widened."""
-    peaks = model.gpu.tflops
-    kind = math_kind if math_kind in peaks else "bf16"
-    return peaks[kind] * 1e12 * model.constants.compute[kind]
+    peaks, efficiency = model.gpu.tflops, efficiency or model.constants.compute
+    if math_kind in peaks:
+        return peaks[math_kind] * 1e12 * efficiency[math_kind]
+    widened = efficiency["w4a16" if math_kind in ("w4a16", "fp4") else "bf16"]
+    return peaks["bf16"] * 1e12 * widened
 
 
 def _rows(model: StepModel, rows: float) -> float:

@@ -14,8 +14,9 @@ Split = Literal["none", "heads", "kv_heads", "inner", "vocabulary", "experts"]
 least one a rank), a width inside the layer, the vocabulary, or the width inside each expert
 (whole experts under expert parallelism)."""
 
-Math = Literal["bf16", "fp8", "int8", "fp4"]
-"""The tensor cores that a stored weight is multiplied on."""
+Math = Literal["bf16", "fp8", "int8", "fp4", "w4a16"]
+"""How a stored weight is multiplied: on the tensor cores of that format; ``w4a16`` widens four
+bits to 16 on the way."""
 
 
 @dataclass(frozen=True, slots=True)
