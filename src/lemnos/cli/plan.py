@@ -85,6 +85,12 @@ def plan(
     objective: Annotated[
         str | None, typer.Option(help="throughput (default), latency, cost, gpus.")
     ] = None,
+    routing: Annotated[
+        str | None,
+        typer.Option(
+            help="How a MoE's tokens are routed: alike (as measured), even (as real ones)."
+        ),
+    ] = None,
     split: Annotated[
         bool | None,
         typer.Option("--split/--no-split", help="Prefill and decode apart."),
@@ -138,6 +144,7 @@ def plan(
         "engine_version": engine_version,
         "slo": Slo.parse(slo) if slo else None,
         "objective": objective,
+        "routing": routing,
         "split": split,
     }
     if not lemnos.for_gpus(model, cluster, file):
@@ -211,6 +218,16 @@ def _show_chosen(plan: Proposal) -> None:
             f"  {label:15}{_figure(value)} {unit}   ({_figure(low)} to {_figure(high)})",
             markup=False,
         )
+    if plan.tpot_ms_even_routing and plan.tpot_ms_even_routing > plan.tpot_ms:
+        console.print(
+            "  The middle figures are as measured, with random weights, whose tokens all go to "
+            "the same experts.\n  Real tokens spread over the experts, nearly evenly: expect up to "
+            f"[bold]{_figure(plan.tpot_ms_even_routing)} ms[/] each, first token "
+            f"{_figure(plan.ttft_ms_even_routing or 0)} ms, "
+            f"{_figure(plan.output_tokens_per_s_even_routing or 0)} tokens/s. "
+            "Plans are chosen by these.",
+            style="yellow",
+        )
     if plan.meets_slo is not None:
         word = "kept" if plan.meets_slo else "[red]not kept[/]"
         console.print(f"  {'service level':15}{word}")
@@ -257,7 +274,7 @@ def _show_memory(plan: Proposal) -> None:
 def _show_table(found: Proposals) -> None:
     grid = table(
         *("", "model", "layout", "GPUs", "KV", "KV tokens", "TTFT ms", "TPOT ms"),
-        *("tokens/s", "SLO"),
+        *("tokens/s", "even routing", "SLO"),
     )
     for number, plan in enumerate(found.plans[:SHOWN_PLANS]):
         kept = {True: "kept", False: "missed", None: ""}[plan.meets_slo]
@@ -271,6 +288,12 @@ def _show_table(found: Proposals) -> None:
             _figure(plan.ttft_ms),
             _figure(plan.tpot_ms),
             _figure(plan.output_tokens_per_s),
+            (
+                f"{_figure(plan.tpot_ms_even_routing)} ms, "
+                f"{_figure(plan.output_tokens_per_s_even_routing or 0)}/s"
+                if plan.tpot_ms_even_routing
+                else ""
+            ),
             kept,
         )
     out().print(grid)

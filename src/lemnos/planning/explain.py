@@ -46,11 +46,6 @@ def warnings_of(
         others.append(
             f"ready_s counts on a disk of {DEFAULT_DISK_GB_S:.0f} GB/s: none was measured"
         )
-    if any(layer.moe for layer in architecture.layers) and constants.spread < 1:
-        others.append(
-            "the measurements had random weights, whose tokens all go to the same experts; the "
-            "upper ends of the intervals are for tokens that are routed evenly, as real ones nearly are"
-        )
     if architecture.encoder:
         side = architecture.encoder.pixels_per_token
         tokens = architecture.encoder.tokens(1024, 1024)

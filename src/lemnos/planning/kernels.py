@@ -7,6 +7,8 @@ times on an H200 at one stream: GLM-4.5-Air in FP8 (25 a layer) and BF16 (14), G
 
 from __future__ import annotations
 
+import functools
+
 from lemnos.spec.architecture import Layer
 
 ATTENTION = {"full": 6, "sliding": 6, "chunked": 6, "mla": 10, "linear": 10}
@@ -22,6 +24,7 @@ OUTSIDE = 12
 """Embedding, final norm, head, sampling."""
 
 
+@functools.lru_cache(maxsize=4096)
 def kernels_of(layer: Layer) -> int:
     """Of one decode step through ``layer``."""
     projection = next(

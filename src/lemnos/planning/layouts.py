@@ -170,6 +170,7 @@ def _block_of(weight: Weight, layout: Layout) -> str | None:
     width = weight.rows if gates else weight.columns
     if (
         unit <= 1
+        or ranks == 1
         or weight.columns == 1
         or width % ranks
         or (width // ranks) % unit == 0

@@ -96,7 +96,10 @@ class Option:
     layout: Layout
     fitted: Fit
     model: StepModel
+    """With the routing that was measured; ``even`` is the same with even routing."""
+    even: StepModel
     pace: Pace
+    even_pace: Pace
     ready: tuple[float, float]
     compromise: int
     roles: Role | None = None
@@ -104,6 +107,10 @@ class Option:
     @property
     def gpus(self) -> int:
         return self.layout.gpus * self.layout.replicas
+
+    def expected(self, ask: Ask) -> Pace:
+        """What choices are made by: even routing, unless alike routing is asked for."""
+        return self.pace if ask.routing == "alike" else self.even_pace
 
 
 def propose_plans(
@@ -325,6 +332,7 @@ def _options(
             largest = min(largest, max(site.domain, WIDEST * layout.gpus))
             whole = layout.model_copy(update={"replicas": replicas})
             model = steps_of(architecture, layout, site, fitted, constants)
+            even = _evenly(model)
             options.append(
                 Option(
                     variant,
@@ -335,7 +343,9 @@ def _options(
                     whole,
                     fitted,
                     model,
+                    even,
                     quick_pace(model, fitted, ask, replicas),
+                    quick_pace(even, fitted, ask, replicas),
                     ready_seconds(
                         architecture, fitted, layout, site, constants, checkpoint
                     ),
@@ -344,6 +354,14 @@ def _options(
                 )
             )
     return options, rejected
+
+
+def _evenly(model: StepModel) -> StepModel:
+    """The same with even routing; itself where there are no experts, or routing is even."""
+    if not model.experts or model.constants.spread == 1.0:
+        return model
+    constants = model.constants.model_copy(update={"spread": 1.0})
+    return dataclasses.replace(model, constants=constants)
 
 
 def _fitted(
@@ -419,10 +437,11 @@ def _with_splits(options: Sequence[Option], ask: Ask) -> list[Option]:
         best: Option | None = None
         for prefill in range(1, total):
             roles = Role(prefill=prefill, decode=total - prefill)
-            pace = split_pace(
-                option.model, option.fitted, ask, prefill, roles.decode, kv
+            pace, even = (
+                split_pace(model, option.fitted, ask, prefill, roles.decode, kv)
+                for model in (option.model, option.even)
             )
-            tried = dataclasses.replace(option, roles=roles, pace=pace)
+            tried = dataclasses.replace(option, roles=roles, pace=pace, even_pace=even)
             if best is None or _key(tried, ask) < _key(best, ask):
                 best = tried
         if best:
@@ -453,12 +472,15 @@ def _followed(option: Option, ask: Ask) -> Option:
     if ask.concurrency / replicas / option.layout.data > MOST_SIMULATED_STREAMS:
         return option
     pace = paced(option.model, option.fitted, ask, replicas)
-    return dataclasses.replace(option, pace=pace)
+    even = pace
+    if option.even is not option.model:
+        even = paced(option.even, option.fitted, ask, replicas)
+    return dataclasses.replace(option, pace=pace, even_pace=even)
 
 
 def _key(option: Option, ask: Ask) -> tuple[float, ...]:
     """Smaller is better: the SLO first, then no compromise in quality, then the objective."""
-    pace = option.pace
+    pace = option.expected(ask)
     late = 0.0 if _meets(pace, ask) in (True, None) else 1.0
     parts = option.layout
     simple = parts.pipeline + parts.expert + parts.context / 100 + bool(option.roles)
@@ -483,8 +505,9 @@ def _simplest_first(options: list[Option], ask: Ask) -> list[Option]:
         option
         for option in options
         if option.compromise == best.compromise
-        and _meets(option.pace, ask) == _meets(best.pace, ask)
-        and option.pace.tokens_per_s >= best.pace.tokens_per_s * (1 - TIE)
+        and _meets(option.expected(ask), ask) == _meets(best.expected(ask), ask)
+        and option.expected(ask).tokens_per_s
+        >= best.expected(ask).tokens_per_s * (1 - TIE)
     ]
     alike.sort(
         key=lambda option: (
@@ -493,7 +516,7 @@ def _simplest_first(options: list[Option], ask: Ask) -> list[Option]:
             option.layout.pipeline,
             option.layout.expert,
             option.layout.context,
-            -option.pace.tokens_per_s,
+            -option.expected(ask).tokens_per_s,
         )
     )
     return alike[:1] + [option for option in options if option is not alike[0]]
@@ -521,15 +544,13 @@ def _proposal(option: Option, ask: Ask) -> Proposal:
     )
     error, wide = constants.error, 1.0 + 0.5 * len(notes.extrapolates)
     weights = fitted.budget.weights
-    spread = dataclasses.replace(
-        option.model, constants=constants.model_copy(update={"spread": 1.0})
-    )
-    worst = quick_pace(spread, fitted, ask, option.layout.replicas)
-    usual = quick_pace(option.model, fitted, ask, option.layout.replicas)
-    tpot = _around(pace.tpot, error.tpot * wide, worst.tpot / usual.tpot)
-    ttft = _around(pace.ttft, error.ttft * wide, worst.ttft / usual.ttft)
-    slower = usual.tokens_per_s / worst.tokens_per_s
-    speed = _around(pace.tokens_per_s, error.tpot * wide, 1.0)
+    even = option.even_pace if option.even is not option.model else None
+    if even and ask.routing == "even":
+        pace = even
+    high = even or pace
+    tpot = _around(pace.tpot, high.tpot, error.tpot * wide)
+    ttft = _around(pace.ttft, high.ttft, error.ttft * wide)
+    speed = _around(pace.tokens_per_s, high.tokens_per_s, error.tpot * wide)
     cold, cached = option.ready
     priced = option.site.price_per_hour
     cost = _cost(option) if priced else None
@@ -558,10 +579,13 @@ def _proposal(option: Option, ask: Ask) -> Proposal:
         tpot_ms=round(pace.tpot * 1e3, 3),
         tpot_ms_interval=_rounded(tpot[0] * 1e3, tpot[1] * 1e3),
         output_tokens_per_s=round(pace.tokens_per_s, 1),
-        output_tokens_per_s_interval=_rounded(speed[0] / slower, speed[1]),
+        output_tokens_per_s_interval=_rounded(*speed),
+        ttft_ms_even_routing=round(even.ttft * 1e3, 2) if even else None,
+        tpot_ms_even_routing=round(even.tpot * 1e3, 3) if even else None,
+        output_tokens_per_s_even_routing=round(even.tokens_per_s, 1) if even else None,
         ready_s=round(cold, 1),
         ready_s_interval=_rounded(cached * (1 - error.ready), cold * (1 + error.ready)),
-        meets_slo=_meets(pace, ask),
+        meets_slo=_meets(option.expected(ask), ask),
         cost_per_hour=round(cost, 2) if cost else None,
         cost_per_million_tokens=(
             round(cost / pace.tokens_per_s / 3600 * 1e6, 3) if cost else None
@@ -573,9 +597,9 @@ def _proposal(option: Option, ask: Ask) -> Proposal:
     )
 
 
-def _around(value: float, error: float, stretch: float) -> Interval:
-    """Below and above by the error; ``stretch``: how much slower even routing would be."""
-    return value / (1 + error), value * (1 + error) * max(1.0, stretch)
+def _around(low: float, high: float, error: float) -> Interval:
+    """From a little under the lower of the two to a little over the higher."""
+    return min(low, high) / (1 + error), max(low, high) * (1 + error)
 
 
 def _rounded(low: float, high: float) -> Interval:

@@ -7,13 +7,20 @@ say to each other, and what the host does for a step. Seconds, bytes and FLOP th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from lemnos.planning.calibration import Constants
 from lemnos.planning.kernels import OUTSIDE, kernels_of
-from lemnos.planning.memory import STATE_BYTES, kv_bytes_per_token, share, stages
+from lemnos.planning.memory import (
+    REMEMBERED,
+    STATE_BYTES,
+    kv_bytes_per_token,
+    share,
+    stages,
+)
 from lemnos.spec.architecture import Architecture, Layer, Math
 from lemnos.spec.cluster import GpuKind
 from lemnos.spec.layout import Layout
@@ -101,15 +108,8 @@ def step_model(
 ) -> StepModel:
     """The step model of one replica. ``largest_graph``: tokens of the largest CUDA graph."""
     moe = next((layer.moe for layer in architecture.layers if layer.moe), None)
-    parts = stages(len(architecture.layers), layout.pipeline)
-    head = 2.0 * architecture.vocabulary * architecture.hidden / layout.tensor
-    made = []
-    for number, part in enumerate(parts):
-        counts = Counter(architecture.layers[i] for i in part)
-        last = number == len(parts) - 1
-        made.append(_stage(counts, layout, kv_dtype, head if last else 0.0))
     return StepModel(
-        tuple(made),
+        _stages(architecture, layout, kv_dtype),
         gpu,
         fabric,
         constants,
@@ -162,8 +162,8 @@ def touched(experts: int, top_k: int, tokens: float, spread: float) -> float:
     """
     if not experts:
         return 0.0
-    independent = max(1.0, tokens) ** spread
-    return experts * (1.0 - (1.0 - top_k / experts) ** independent)
+    independent = math.pow(max(1.0, tokens), spread)
+    return experts * (1.0 - math.pow(1.0 - top_k / experts, independent))
 
 
 def imbalance(picks: float, ranks: int) -> float:
@@ -175,6 +175,20 @@ def imbalance(picks: float, ranks: int) -> float:
     if ranks <= 1 or picks <= 0:
         return 1.0
     return min(float(ranks), 1.0 + math.sqrt(math.log(ranks) * ranks / picks))
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _stages(
+    architecture: Architecture, layout: Layout, kv_dtype: str
+) -> tuple[Stage, ...]:
+    parts = stages(len(architecture.layers), layout.pipeline)
+    head = 2.0 * architecture.vocabulary * architecture.hidden / layout.tensor
+    made = []
+    for number, part in enumerate(parts):
+        counts = Counter(architecture.layers[i] for i in part)
+        last = number == len(parts) - 1
+        made.append(_stage(counts, layout, kv_dtype, head if last else 0.0))
+    return tuple(made)
 
 
 def _stage(counts: Counter[Layer], layout: Layout, kv_dtype: str, head: float) -> Stage:

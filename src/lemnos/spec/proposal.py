@@ -70,6 +70,9 @@ class Ask(Value):
     eager: bool = False
     quantization: str | None = None
     """``fp8``: a BF16 checkpoint is quantized while it loads."""
+    routing: Literal["alike", "even"] | None = None
+    """How a MoE model's tokens are taken to be routed: all alike (random weights, as the
+    measurements were), or evenly; None: figures as measured, choices as for even routing."""
     split: bool | None = None
     """Prefill and decode apart; None: where it is better."""
 
@@ -160,6 +163,11 @@ class Proposal(Value):
     output_tokens_per_s: float
     """Of all replicas together."""
     output_tokens_per_s_interval: Interval
+    ttft_ms_even_routing: float | None = None
+    tpot_ms_even_routing: float | None = None
+    output_tokens_per_s_even_routing: float | None = None
+    """Of a MoE model whose tokens go to its experts evenly, as real ones nearly do; the figures
+    above are for the routing that was measured, of random weights, which is all alike."""
     ready_s: float
     """From start to the first answer, caches cold."""
     ready_s_interval: Interval
