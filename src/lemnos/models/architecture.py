@@ -8,25 +8,56 @@ from pathlib import Path
 from typing import Any
 
 from lemnos.errors import LemnosError, near
-from lemnos.models.config import Config
+from lemnos.models.config import Config, shown
 from lemnos.models.encoders import ENCODERS
 from lemnos.models.families import FAMILIES
 from lemnos.models.quantization import Quantization, on_load, quantization_of
 from lemnos.spec.architecture import Architecture, Layer, Weight
 
 
+CONFIG_LIMIT = 64 * 1024**2
+"""Bytes; the longest published ones list every expert's format, in some 3 MB."""
+HF_QUANT_CONFIG = "hf_quant_config.json"
+"""Where ModelOpt's checkpoints say how they are stored, when config.json does not."""
+
+
 def read_config(path: Path) -> Config:
     """The config.json at ``path`` (or in that directory). Raises LemnosError."""
     path = path / "config.json" if path.is_dir() else path
+    config = parse_config(_text_of(path), str(path))
+    beside = path.with_name(HF_QUANT_CONFIG)
+    if beside.is_file():
+        return with_quantization(config, parse_config(_text_of(beside), str(beside)))
+    return config
+
+
+def with_quantization(config: Config, beside: Config) -> Config:
+    """``config`` with what a hf_quant_config.json ``beside`` it says, if it says nothing itself."""
+    keys = {"quantization_config", "compression_config"}
+    inside = config.data.get("text_config")
+    said = {key for key, value in config.data.items() if value} & keys
+    if isinstance(inside, dict):
+        said |= {key for key, value in inside.items() if value} & keys
+    if said:
+        return config
+    return replace(config, data={**config.data, "quantization_config": beside.data})
+
+
+def _text_of(path: Path) -> bytes:
     try:
-        text = path.read_bytes()
+        if path.stat().st_size > CONFIG_LIMIT:
+            raise LemnosError(
+                f"has {path.stat().st_size} bytes, which no config has",
+                where=str(path),
+                fix="give a model's directory with a config.json",
+            )
+        return path.read_bytes()
     except OSError as error:
         raise LemnosError(
             f"cannot be read ({error.strerror})",
             where=str(path),
             fix="give a model's directory with a config.json",
         ) from None
-    return parse_config(text, str(path))
 
 
 def parse_config(text: bytes | str, where: str) -> Config:
@@ -77,7 +108,7 @@ def architecture_of(
     )
     names = config.items("architectures")
     return Architecture(
-        name=str(names[0])[:80] if names else family,
+        name=shown(names[0], 80) if names else family,
         family=family,
         hidden=hidden,
         vocabulary=vocabulary,
@@ -101,13 +132,13 @@ def _language_model(config: Config) -> tuple[Config, str]:
 
 
 def _unknown(config: Config, family: str) -> LemnosError:
-    names = [str(name) for name in config.items("architectures")] or [family]
     if not family and not config.items("architectures"):
         return config.bad("model_type", "is missing")
+    names = [*config.items("architectures"), family]
     return LemnosError(
-        f"the architecture '{names[0][:60]}' (model_type '{family[:60]}') is not known",
+        f"the architecture '{shown(names[0])}' (model_type '{shown(family)}') is not known",
         where=config.where,
-        fix=f"{near(family, list(FAMILIES)) or 'known are ' + ', '.join(FAMILIES) + '.'} "
+        fix=f"{near(family[:100], list(FAMILIES)) or 'known are ' + ', '.join(FAMILIES) + '.'} "
         "--trust-headers plans from the safetensors headers alone",
     )
 
@@ -136,13 +167,15 @@ def _mtp(
     text: Config, layers: list[Layer], stored: Quantization, embeddings: bool
 ) -> tuple[Weight, ...]:
     """The next-token-prediction layers: one more decoder layer each, and what joins them."""
-    count = text.optional("num_nextn_predict_layers")
+    deepseeks, qwens = "num_nextn_predict_layers", "mtp_num_hidden_layers"
+    key = deepseeks if deepseeks in text else qwens
+    count = text.optional(key)
     if not count:
         return ()
     if count > 16:
-        raise text.bad("num_nextn_predict_layers", f"is {count}")
+        raise text.bad(key, f"is {count}")
     hidden, vocabulary = text.number("hidden_size"), text.number("vocab_size")
-    own = [
+    own = [  # Qwen names them otherwise, and has the same
         Weight("eh_proj", hidden, 2 * hidden),
         Weight("enorm", hidden, 1),
         Weight("hnorm", hidden, 1),
@@ -151,10 +184,9 @@ def _mtp(
     if embeddings:
         own.append(Weight("embed_tokens", vocabulary, hidden, "vocabulary"))
         own.append(Weight("shared_head.head", vocabulary, hidden, "vocabulary"))
-    index = len(layers)
+    where = f"model.layers.{len(layers)}" if key == deepseeks else "mtp.layers.0"
     inside = [
-        replace(w, store=stored.of(f"model.layers.{index}.{w.name}", w))
-        for w in layers[-1].weights
+        replace(w, store=stored.of(f"{where}.{w.name}", w)) for w in layers[-1].weights
     ]
     return tuple((own + inside) * count)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +92,12 @@ class Config:
         )
 
 
+def shown(value: object, limit: int = 60) -> str:
+    """``value`` of a foreign file as text for people: short, and nothing that acts on a terminal."""
+    text = value if isinstance(value, str) else reprlib.repr(value)
+    text = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    return shown(reprlib.repr(value), 40)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from lemnos.models.config import Config
+from lemnos.models.config import Config, shown
 from lemnos.spec.architecture import FP32, Attention, Layer, Moe, Split, Weight
 
 Kind = Literal["full", "sliding", "chunked", "mla", "linear"]
@@ -102,11 +102,10 @@ def deepseek(config: Config) -> list[Layer]:
 
 def deepseek_sparse(config: Config) -> list[Layer]:
     """DeepSeek-V3.2 and GLM-5: MLA whose indexer picks the tokens looked at."""
-    shared = set(config.items("indexer_types")) - {"full"}
-    if not shared:
+    kinds = [str(kind) for kind in config.items("indexer_types")]
+    if not set(kinds) - {"full"}:
         return _first_dense(config, mla(config, indexer=True), _glm_experts(config))
     # GLM-5.2 and later: layers marked "shared" use the index of the one before.
-    kinds = [str(kind) for kind in config.items("indexer_types")]
     own = _first_dense(config, mla(config, indexer=True), _glm_experts(config))
     borrowed = _first_dense(config, mla(config, sparse=True), _glm_experts(config))
     return [
@@ -259,6 +258,8 @@ def mla(
     rank, rope = config.number("kv_lora_rank"), config.number("qk_rope_head_dim")
     nope, value = config.number("qk_nope_head_dim"), config.number("v_head_dim")
     query_rank = config.optional("q_lora_rank")
+    if indexer and not query_rank:
+        raise config.bad("q_lora_rank", "is missing, and the indexer reads it")
     weights = []
     if query_rank:
         weights += [
@@ -398,11 +399,15 @@ def _first_dense(
     count = _layers(config)
     kinds = [str(kind) for kind in config.items("mlp_layer_types")]
     first = config.number("first_k_dense_replace", 1 if not kinds else 0, zero=True)
+    if first > count:
+        raise config.bad(
+            "first_k_dense_replace", f"({first}) is more than the {count} layers"
+        )
     sparse = moe_layer(config, attention, experts[:2], experts[2])
     dense = dense_layer(config, attention)
     if kinds:
         return _in_order(config, kinds, {"dense": dense, "sparse": sparse})
-    return [dense] * min(first, count) + [sparse] * max(0, count - first)
+    return [dense] * first + [sparse] * (count - first)
 
 
 def _gated_delta_net(config: Config, *, fused: bool) -> list[Layer]:
@@ -484,7 +489,7 @@ def _in_order(config: Config, kinds: list[str], built: dict[str, Layer]) -> list
         )
     for kind in kinds[:count]:
         if kind not in built:
-            raise config.bad("layer_types", f"has the unknown kind '{kind[:40]}'")
+            raise config.bad("layer_types", f"has the unknown kind '{shown(kind, 40)}'")
     return [built[kind] for kind in kinds[:count]]
 
 

@@ -20,6 +20,11 @@ QUANTIZED = {"fp8": (2, 1, 7, 2), "int8": (2, 1, 7, 2), "fp4": (2, 1, 7, 2)}
 quantize, products apart, unpermute), shared expert."""
 WIDENED_EXPERTS = 5
 """More where experts are stored in 4 bits and multiplied in 16 (routing tables, biases)."""
+HEAD_NORMS = 2
+"""More where queries and keys are normed head by head (GLM-4.6 over Air)."""
+BATCHED_EXPERTS = 4
+"""More in routed layers as soon as a step has several tokens: 14 us a layer in each of four MoE
+models from one stream to eight, whatever TP is."""
 OUTSIDE = 12
 """Embedding, final norm, head, sampling."""
 
@@ -34,6 +39,8 @@ def kernels_of(layer: Layer) -> int:
         projection.store.math if projection else "", (0, 0, 0, 0)
     )
     count = ATTENTION[layer.attention.kind] + attention
+    if any(weight.name == "self_attn.q_norm" for weight in layer.weights):
+        count += HEAD_NORMS
     if not layer.moe:
         return count + DENSE + dense
     stored = next(w.store for w in layer.weights if w.split == "experts")

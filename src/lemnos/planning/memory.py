@@ -52,6 +52,8 @@ class EngineMemory:
     """MTP layers are loaded."""
     sampler_copies: float = 3.85
     """FP32 copies of the logits that the profiling run's sampling makes (rules.yaml)."""
+    held_hidden_states: float = 0.0
+    """See rules.py."""
 
 
 def stages(count: int, pipeline: int) -> list[range]:
@@ -250,6 +252,14 @@ def activation_bytes(
         kept, transient = max(kept, work), max(transient, passing)
     sampling = engine.sampler_copies * 4.0 * engine.max_seqs * architecture.vocabulary
     residual = 4 * tokens * hidden * 2.0  # input, residual, shared experts', output
+    normed = any(
+        weight.name == "self_attn.q_norm"
+        for layer in set(architecture.layers)
+        if layer.moe
+        for weight in layer.weights
+    )
+    if normed and engine.graphs:
+        kept += engine.held_hidden_states * tokens * hidden * 2.0
     peak = kept + max(transient + residual, sampling)
     if architecture.encoder:
         peak = max(peak, _encoder_activation(architecture.encoder, layout.tensor))

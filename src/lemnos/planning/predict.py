@@ -98,6 +98,7 @@ def fit(
         settings.max_seqs,
         settings.kv_cache_dtype,
         not settings.eager,
+        held_hidden_states=rules.held_hidden_states,
         sampler_copies=rules.sampler_copies if moe else rules.dense_sampler_copies,
     )
     activation = activation_bytes(architecture, layout, engine) / GIB

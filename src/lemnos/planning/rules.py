@@ -30,6 +30,8 @@ class EngineRules(Value):
     dense_graph_estimate: bool
     """Dense models run on another model runner (vLLM's V2), which samples in less memory and
     sets nothing aside for graphs."""
+    held_hidden_states: float
+    """Copies of a batch's hidden states that the compiled graph of a MoE with head norms keeps."""
     other_gib: float
     """Beyond torch at TP1: CUDA context, libraries (measured)."""
     source: str

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from lemnos.planning.calibration import Constants
-from lemnos.planning.kernels import OUTSIDE, kernels_of
+from lemnos.planning.kernels import BATCHED_EXPERTS, OUTSIDE, kernels_of
 from lemnos.planning.memory import (
     REMEMBERED,
     STATE_BYTES,
@@ -268,7 +268,10 @@ def _stage_time(
         time += stage.reduces * _all_reduce(model, tokens * model.hidden * 2.0)
     if stage.moe_layers and model.layout.data > 1:
         time += stage.moe_layers * _all_to_all(model, tokens)
-    return time + stage.kernels * constants.kernel_us * 1e-6
+    kernels = stage.kernels
+    if tokens > 1:
+        kernels += BATCHED_EXPERTS * stage.moe_layers
+    return time + kernels * constants.kernel_us * 1e-6
 
 
 def _experts_time(model: StepModel, stage: Stage, tokens: float) -> float:
