@@ -14,7 +14,6 @@ from lemnos.models.families import FAMILIES
 from lemnos.models.quantization import Quantization, on_load, quantization_of
 from lemnos.spec.architecture import Architecture, Layer, Weight
 
-
 CONFIG_LIMIT = 64 * 1024**2
 """Bytes; the longest published ones list every expert's format, in some 3 MB."""
 HF_QUANT_CONFIG = "hf_quant_config.json"
