@@ -32,7 +32,9 @@ def say(line: str) -> None:
 
 def main(files: list[Path]) -> None:
     memory: dict[str, tuple[float, float]] = {}
-    tpots, alone, burst = [], [], []
+    tpots: list[float] = []
+    alone: list[float] = []
+    burst: list[float] = []
     for path in files:
         measured = load(path, MeasuredFile)
         constants = constants_for(measured.engine)

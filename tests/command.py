@@ -27,3 +27,17 @@ def lemnos(*words: str, code: int = 0, **env: str) -> subprocess.CompletedProces
 def report(*words: str) -> Any:
     """What ``lemnos WORDS --json`` prints."""
     return json.loads(lemnos(*words, "--json").stdout)
+
+
+def failing(*words: str) -> str:
+    """What ``lemnos WORDS`` says on standard error; it must not succeed, nor end in a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lemnos", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+    assert done.returncode in (1, 2), done.stdout
+    assert "Traceback" not in done.stderr
+    return done.stderr

@@ -157,6 +157,9 @@ def plan(
             revision=revision,
             file=file,
         )
+        if save:
+            lemnos.save_spec(save, made.spec)
+            err().print(f"wrote {save}", markup=False)
         show_plan(made, as_json, commands=False)
         return
     found = lemnos.propose(
