@@ -61,6 +61,9 @@ class Look:
     """A pair of query and key, over the layers."""
     window: int
     """0: all of the context."""
+    decode_flop: float = 0.0
+    """The same in decode, where latent attention works on what is cached: queries as wide as
+    the latent vector, for every head (DeepSeek-V2, 2405.04434, 2.1.2: absorbed projections)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +197,7 @@ def _stages(
 def _stage(counts: Counter[Layer], layout: Layout, kv_dtype: str, head: float) -> Stage:
     dense: dict[Math, list[float]] = defaultdict(lambda: [0.0, 0.0])
     routed: dict[Math, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    looks: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    looks: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     state, kernels, reduces, moe_layers = 0.0, 0, 0, 0
     ranks = layout.tensor * layout.data
     for layer, count in counts.items():
@@ -217,10 +220,18 @@ def _stage(counts: Counter[Layer], layout: Layout, kv_dtype: str, head: float) -
             heads = max(1.0, attention.heads / layout.tensor)
             wide = attention.head_dim + attention.value_dim
             sums = looks[attention.window or attention.top_tokens]
-            sums[0] += count * kv_bytes_per_token(
+            cached = kv_bytes_per_token(
                 attention, layout.tensor, kv_dtype, layout.context
             )
+            if attention.index_dim:  # sparse attention's indexer reads all of its keys
+                index = (attention.index_dim + 4.0) / layout.context
+                looks[0][0] += count * index
+                cached -= index
+            sums[0] += count * cached
             sums[1] += 2.0 * heads * wide * count
+            # keys are the latent vector with its rotary part, values nearly all of it
+            wide = 2 * attention.latent if attention.kind == "mla" else wide
+            sums[2] += 2.0 * heads * wide * count
         kernels += kernels_of(layer) * count
         moe_layers += count if layer.moe else 0
         reduces += 2 * count if layout.tensor > 1 else 0
@@ -230,7 +241,9 @@ def _stage(counts: Counter[Layer], layout: Layout, kv_dtype: str, head: float) -
     return Stage(
         tuple(Product(kind, *sums) for kind, sums in dense.items()),
         tuple(Product(kind, *sums) for kind, sums in routed.items()),
-        tuple(Look(sums[0], sums[1], window) for window, sums in looks.items()),
+        tuple(
+            Look(sums[0], sums[1], window, sums[2]) for window, sums in looks.items()
+        ),
         state,
         kernels,
         reduces,
@@ -259,7 +272,8 @@ def _stage_time(
         time += _experts_time(model, stage, tokens)
     for look in stage.looks:
         seen = min(context, look.window) if look.window else context
-        time += decoding * seen * look.kv_bytes / (bandwidth * constants.memory_kv)
+        reading = look.kv_bytes / (bandwidth * constants.memory_kv)
+        time += decoding * seen * max(reading, look.decode_flop / _peak(model, "bf16"))
         behind = min(past, look.window) if look.window else past
         pairs = prompt * behind
         time += pairs * look.flop / _peak(model, "bf16")
