@@ -2,8 +2,8 @@
 
 The physics is that of lemnos.planning.speed (stages, bytes, FLOP and kernels are taken from its
 ``step_model``) and of a closed loop in its steady state instead of a simulated one. Added to it:
-what latent attention computes when it decodes, sparse attention's indexer, speculative decoding,
-how Blackwell differs, and pools for prefill and decode. Constants are fitted as one value with
+the kernels of sparse attention's indexer, speculative decoding, how Blackwell and FP8 in blocks
+differ, what requests cost a step, and pools for prefill and decode. Constants are fitted as one value with
 a deviation for each backend, both drawn towards the values below: few rows of few architectures
 cannot tell forty constants apart, and what they cannot tell must not follow their noise.
 """
@@ -198,31 +198,19 @@ def _features(a: Architecture, pool: Pool, system: str, kv: str) -> dict[str, fl
     whole = [look for look in stage.looks if not look.window]
     short = [look for look in stage.looks if look.window]
     attentions = [layer.attention for layer in a.layers]
-    heads = [max(1.0, each.heads / layout.tensor) for each in attentions]
-    latent = [each.kind == "mla" for each in attentions]
     cached = sum(
         kv_bytes_per_token(each, layout.tensor, kv)
         for each in attentions
         if not each.window
     )
     room = gpu.memory_gib * 0.95 - 3.0
+    for name, looks in (("whole", whole), ("short", short)):
+        out[f"{name}_bytes"] = sum(look.kv_bytes for look in looks)
+        out[f"{name}_flop"] = sum(look.flop for look in looks)
+        out[f"{name}_decode_flop"] = sum(look.decode_flop for look in looks)
     return out | {
         "blocks": float("fp8-block" in stores),
-        "kv_bytes": sum(look.kv_bytes for look in whole),
-        "look_flop": sum(look.flop for look in whole),
-        "short_bytes": sum(look.kv_bytes for look in short),
-        "short_flop": sum(look.flop for look in short),
         "window": float(short[0].window) if short else 1e9,
-        "top_tokens": float(max(each.top_tokens for each in attentions)),
-        "index_bytes": sum(
-            each.index_dim + 4.0 for each in attentions if each.index_dim
-        ),
-        # latent attention decodes over its cache: queries of the latent's size, for all heads
-        "decode_flop": sum(
-            2.0 * h * (2 * each.latent - 64 if mla else each.head_dim + each.value_dim)
-            for each, h, mla in zip(attentions, heads, latent, strict=True)
-            if each.kind != "linear"
-        ),
         "state": stage.state_bytes,
         "kernels": stage.kernels
         + INDEXER * sum(1.0 for e in attentions if e.index_dim),
@@ -292,19 +280,16 @@ def step(
         )
         work = work * (rows + c["tile"]) / np.maximum(rows, 1e-9)
         time = time + np.where(e.experts > 0, np.maximum(read, work), 0.0)
-    # attention: the cache is read, or its arithmetic takes longer; sparse, a part of it
-    sparse = e.top_tokens > 0
     cache = e.bandwidth * c["memory_kv"]
     peak = e.peak_bf16 * c["attention"] * compute
-    looked = np.where(sparse, np.minimum(context, e.top_tokens), context)
-    read = np.where(sparse, 0.0, context) * e.kv_bytes / cache
-    time = time + decoding * np.maximum(read, looked * e.decode_flop * verified / peak)
-    seen = np.minimum(context, e.window)
-    time = time + decoding * seen * e.short_bytes / cache
-    index = looked * e.short_bytes + context * e.index_bytes
-    time = time + np.where(sparse, decoding * index / cache, 0.0)
-    behind = np.minimum(past, e.window)
-    time = time + prompt * (past * e.look_flop + behind * e.short_flop) / peak
+    for look, span, back in (
+        ("whole", context, past),
+        ("short", np.minimum(context, e.window), np.minimum(past, e.window)),
+    ):
+        read = getattr(e, f"{look}_bytes") / cache
+        work = getattr(e, f"{look}_decode_flop") * verified / peak
+        time = time + decoding * span * np.maximum(read, work)
+        time = time + prompt * back * getattr(e, f"{look}_flop") / peak
     time = time + (decoding + (prompt > 0)) * e.state / (e.bandwidth * 0.5)
     time = time + _messages(e, c, tokens)
     kernels = e.kernels * c["kernel_us"] * np.where(on, c["kernel_blackwell"], 1.0)

@@ -89,7 +89,7 @@ def propose(
         revision=revision,
     )
     variants = [
-        Variant(each.name, each.source, each.architecture, min(number, 1))
+        Variant(each.name, each.source, each.architecture, number)
         for number, each in enumerate(described)
     ]
     if cluster is None:

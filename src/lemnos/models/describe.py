@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lemnos.errors import LemnosError, UsageError, near
-from lemnos.models.architecture import architecture_of, read_config
+from lemnos.models import agreement, safetensors
+from lemnos.models.architecture import (
+    CONFIG_LIMIT,
+    HF_QUANT_CONFIG,
+    architecture_of,
+    parse_config,
+    read_config,
+    with_quantization,
+)
+from lemnos.models.catalogue import entry_named
+from lemnos.models.config import Config
+from lemnos.models.download import RemoteFile
+from lemnos.models.from_headers import architecture_from_headers
+from lemnos.models.headers import Tensor, tensors_of
+from lemnos.models.hubs import list_files
 from lemnos.models.known import (
+    Known,
     known_architecture,
     known_models,
     known_named,
     variants_of,
 )
+from lemnos.models.remote import DAMAGED, Hub, session
+from lemnos.models.safetensors import AGAIN, INDEX, Header
+from lemnos.models.sources import Source, parse_source
 from lemnos.spec.architecture import Architecture
+
+INDEX_LIMIT = 256 * 1024**2
+"""Bytes; that of a model with 384 experts in 61 layers is some 20 MB."""
+_COPIES = re.compile(r"/|^consolidated")
+"""Files of the same weights in another layout."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +59,45 @@ def describe(
 ) -> tuple[Described, ...]:
     """The checkpoint that ``text`` names, and after it the other known ones of the same model.
 
-    ``text``: a directory with a config.json (or that file), a known name, or a hub's
-    ``org/name``. ``quantization``: what the engine is to make of a BF16 checkpoint on load.
+    ``text``: a directory with a config.json (or that file), a known name, or a hub's model
+    (``org/name``, ``hf://``, ``modelscope://``), of which config and headers are fetched.
+    ``quantization``: what the engine is to make of a BF16 checkpoint on load.
+    ``trust_headers``: names and shapes of the tensors are enough, whatever the architecture.
     Raises LemnosError for what cannot be read, UsageError for names that nobody knows.
     """
-    path = Path(text).expanduser()
-    if path.is_dir() or path.name == "config.json":
-        return (_at_path(path, quantization),)
+    path = _path(text)
+    if path is not None:
+        return (_at_path(path, quantization, trust_headers),)
     entry = known_named(text)
-    if entry is None:
-        names = [known.name for known in known_models()]
+    if entry is not None and revision is None:
+        return _known(entry, quantization)
+    source = _hub_source(entry.source if entry else text)
+    return (_on_hub(source, revision, quantization, trust_headers),)
+
+
+def _path(text: str) -> Path | None:
+    """``text`` as a path, if there is something, or a path is meant. Raises UsageError."""
+    plain = text.removeprefix("file://")
+    try:
+        path = Path(plain).expanduser()
+        if path.is_dir() or (path.suffix == ".json" and path.is_file()):
+            return path
+    except (OSError, RuntimeError):  # too long for a path; ~ of nobody
+        pass
+    if plain.endswith(".gguf"):
         raise UsageError(
-            f"unknown model '{text}'",
-            fix=near(text.lower(), names)
-            or "give a directory with a config.json, org/name of a hub, or a known model: "
-            "'lemnos models ls --known' lists them",
+            f"'{text}' is a GGUF file, and plans for GPUs are of safetensors checkpoints",
+            fix="lemnos up serves it with the embedded engine",
         )
+    if plain != text or plain.startswith(("/", "./", "../", "~")):
+        raise UsageError(
+            "is no directory with a config.json", where=plain, fix="check the path"
+        )
+    return None
+
+
+def _known(entry: Known, quantization: str | None) -> tuple[Described, ...]:
+    """The entry, and its smaller variants, the largest first."""
     first = Described(entry.name, entry.source, known_architecture(entry, quantization))
     others = [
         Described(other.name, other.source, known_architecture(other))
@@ -65,11 +113,47 @@ def describe(
     return (first, *smaller)
 
 
-def _at_path(path: Path, quantization: str | None) -> Described:
+def _hub_source(text: str) -> Source:
+    """``text`` as a hub's model. Raises UsageError."""
+    if "://" not in text and not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text):
+        names = [known.name for known in known_models()]
+        if entry_named(text) is not None:
+            raise UsageError(
+                f"'{text}' is a GGUF model, and plans for GPUs are of safetensors checkpoints",
+                fix=f"lemnos up {text} serves it with the embedded engine",
+            )
+        raise UsageError(
+            f"unknown model '{text}'",
+            fix=near(text[:100].lower(), names)
+            or "give a directory with a config.json, org/name of a hub, or a known model: "
+            "'lemnos models ls --known' lists them",
+        )
+    source = parse_source(text if "://" in text else f"hf://{text}")
+    if source.kind not in ("hf", "modelscope") or source.file:
+        raise UsageError(
+            f"'{text}' is no model of a hub that plans are made for",
+            fix="give hf://org/name[@revision] or modelscope://org/name[@revision]",
+        )
+    return source
+
+
+def _at_path(path: Path, quantization: str | None, trust_headers: bool) -> Described:
     directory = path if path.is_dir() else path.parent
-    config = read_config(path)
-    architecture = architecture_of(config, quantization=quantization)
-    if not architecture.layers:
-        raise LemnosError("has no layers", where=config.where)
+    config_path = directory / "config.json" if path.is_dir() else path
+    index = directory / INDEX
+    names: Iterable[str] = ()
+    tensors: list[Tensor] = []
+    if path.is_dir() and any(directory.glob("*.safetensors")):
+        headers = safetensors.read_headers(directory)
+        tensors = _tensors(headers, str(directory), AGAIN)
+        names = [tensor.name for tensor in tensors]
+    elif path.is_dir() and index.is_file():
+        names = safetensors.read_index(index)
+    if trust_headers:
+        config = read_config(config_path) if config_path.is_file() else None
+        architecture = _from_headers(tensors, str(directory), config, quantization)
+    else:
+        config = read_config(config_path)
+        architecture = _architecture(config, quantization, names, tensors)
     name = directory.resolve().name.lower()
     return Described(name, f"file://{directory.resolve()}", architecture)

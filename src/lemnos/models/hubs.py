@@ -142,7 +142,7 @@ def _hf_problem(error: Exception, source: Source, revision: str | None) -> Lemno
     if isinstance(error, hf.HFValidationError):
         return UsageError(f"is no repository's name: {error}", where=where)
     code = error.response.status_code if isinstance(error, hf.HfHubHTTPError) else 0
-    return _hub_problem(code, error, where, "HF_TOKEN")
+    return hub_problem(code, error, where, "HF_TOKEN")
 
 
 def _list_modelscope(source: Source, revision: str | None) -> Listing:
@@ -177,15 +177,16 @@ def _list_modelscope(source: Source, revision: str | None) -> Listing:
         ]
     except httpx2.HTTPStatusError as error:
         code = error.response.status_code
-        raise _hub_problem(code, error, str(source), "MODELSCOPE_API_TOKEN") from None
+        raise hub_problem(code, error, str(source), "MODELSCOPE_API_TOKEN") from None
     except httpx2.HTTPError as error:
-        raise _hub_problem(0, error, str(source), "") from None
+        raise hub_problem(0, error, str(source), "") from None
     except (ValueError, KeyError, TypeError):
         raise LemnosError("the hub's answer cannot be read", where=endpoint) from None
     return Listing(source, commit, _plain(files, source))
 
 
-def _hub_problem(code: int, error: Exception, where: str, token: str) -> LemnosError:
+def hub_problem(code: int, error: Exception, where: str, token: str) -> LemnosError:
+    """The sentence for an answer's status, or (``code`` 0) for no answer."""
     if code in (401, 404):
         return UsageError(
             "the hub has no such model, or it is private",

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-
-import httpx2
 
 from lemnos import paths
 from lemnos.errors import LemnosError, UsageError
@@ -15,6 +11,7 @@ from lemnos.models import found, hubs, store, verify
 from lemnos.models.catalogue import Entry, entry_of_source
 from lemnos.models.download import fetch
 from lemnos.models.progress import Progress
+from lemnos.models.remote import session
 from lemnos.models.sources import Source, parse_source
 from lemnos.models.wheel import fetch_from_wheel
 from lemnos.spec.deployment import ModelSpec
@@ -149,7 +146,7 @@ def _pull_from_hub(spec: ModelSpec, source: Source, progress: Progress) -> Local
         with store.being_filled(home) as directory:
             here = sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
             _check_disk(directory, sum(f.size for f in choice.files), here)
-            with _session(source) as http:
+            with session(source) as http:
                 for one in choice.files:
                     fetch(http, one, directory, progress)
             main = directory / choice.main
@@ -162,18 +159,6 @@ def _pull_from_hub(spec: ModelSpec, source: Source, progress: Progress) -> Local
             )
             store.write_manifest(directory, manifest)
     return _loaded(home)
-
-
-@contextlib.contextmanager
-def _session(source: Source) -> Iterator[httpx2.Client]:
-    """An HTTP client: huggingface_hub's own for its hub, so that its settings hold."""
-    if source.kind == "hf":
-        from huggingface_hub import get_session
-
-        yield get_session()  # shared by all that use the hub: it stays open
-        return
-    with httpx2.Client(follow_redirects=True, timeout=30.0) as http:
-        yield http
 
 
 def _check_disk(directory: Path, needed: int, here: int) -> None:

@@ -8,97 +8,145 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lemnos.errors import LemnosError
+from lemnos.models.config import shown
 
 HEADER_LIMIT = 100_000_000
 """As the reference implementation has it."""
+INDEX = "model.safetensors.index.json"
+AGAIN = "download it again"
+
+Header = dict[str, dict[str, Any]]
+"""Tensor name -> {dtype, shape, data_offsets}."""
 
 
-def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Tensor name -> {dtype, shape, data_offsets}; raises LemnosError if the file is not whole."""
+def read_header(path: Path) -> Header:
+    """The header of a whole file; raises LemnosError if it is not whole."""
     try:
         size = path.stat().st_size
         with path.open("rb") as handle:
-            length = handle.read(8)
-            count = struct.unpack("<Q", length)[0] if len(length) == 8 else 0
-            if not 2 <= count <= min(HEADER_LIMIT, size - 8):
-                raise _bad(
-                    path, "is cut off, or no safetensors file: its header cannot be"
-                )
-            header = json.loads(handle.read(count))
+            count = header_size(handle.read(8), size, str(path))
+            return parse_header(handle.read(count), size, str(path))
     except OSError as error:
         raise _bad(path, f"cannot be read ({error.strerror})") from None
+
+
+def header_size(first: bytes, size: int, where: str, fix: str = AGAIN) -> int:
+    """Bytes of the header, from a file's ``first`` 8 bytes and its ``size``."""
+    count = struct.unpack("<Q", first[:8])[0] if len(first) >= 8 else 0
+    if not 2 <= count <= min(HEADER_LIMIT, size - 8):
+        raise _bad(
+            where, "is cut off, or no safetensors file: its header cannot be", fix
+        )
+    return int(count)
+
+
+def parse_header(text: bytes, size: int, where: str, fix: str = AGAIN) -> Header:
+    """A header's ``text``, held against the file's ``size``."""
+    try:
+        header = json.loads(text)
     except (ValueError, RecursionError):
-        raise _bad(path, "has a header that is not valid JSON") from None
+        raise _bad(where, "has a header that is not valid JSON", fix) from None
     if not isinstance(header, dict):
-        raise _bad(path, "has a header that is not a JSON object")
+        raise _bad(where, "has a header that is not a JSON object", fix)
     header.pop("__metadata__", None)
     end = 0
     for begin, stop in sorted(
-        _range(path, name, entry) for name, entry in header.items()
+        _range(where, name, entry, fix) for name, entry in header.items()
     ):
         if begin != end:
-            raise _bad(path, f"has a gap or an overlap in its data at byte {end}")
+            raise _bad(where, f"has a gap or an overlap in its data at byte {end}", fix)
         end = stop
-    if 8 + count + end != size:
-        raise _bad(
-            path, f"is cut off: it needs {8 + count + end} bytes, and has {size}"
-        )
+    needed = 8 + len(text) + end
+    if needed != size:
+        raise _bad(where, f"is cut off: it needs {needed} bytes, and has {size}", fix)
     return header
 
 
 def check_whole(directory: Path) -> int:
-    """Check every safetensors file, and the index if there is one; the tensors' number.
+    """Check every safetensors file, and the index if there is one; the tensors' number."""
+    return sum(len(header) for header in read_headers(directory).values())
+
+
+def read_headers(directory: Path) -> dict[str, Header]:
+    """File name -> header, of the files that the index names, or of all there are.
 
     Index and headers must name the same tensors in the same files.
     """
-    index = directory / "model.safetensors.index.json"
+    index = directory / INDEX
     if not index.exists():
         files = sorted(directory.glob("*.safetensors"))
         if not files:
             raise _bad(directory, "has no safetensors files")
-        return sum(len(read_header(path)) for path in files)
-    wanted = _weight_map(index)
-    found: dict[str, str] = {}
+        return {path.name: read_header(path) for path in files}
+    wanted = read_index(index)
+    headers = {}
     for name in sorted(set(wanted.values())):
         path = directory / name
         if not path.is_file():
             raise _bad(directory, f"lacks {name}, which its index names")
-        found |= dict.fromkeys(read_header(path), name)
-    if found != wanted:
-        odd = sorted(found.items() ^ wanted.items())[0]
-        raise _bad(
-            index, f"and the headers do not agree: tensor '{odd[0]}' in {odd[1]}"
-        )
-    return len(found)
+        headers[name] = read_header(path)
+    check_index(wanted, headers, str(index))
+    return headers
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def read_index(index: Path) -> dict[str, str]:
+    """The ``weight_map`` of the index at that path."""
     try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise _bad(index, "is not a valid index") from None
+        text = index.read_bytes()
+    except OSError as error:
+        raise _bad(index, f"cannot be read ({error.strerror})") from None
+    return parse_index(text, str(index))
+
+
+def parse_index(text: bytes, where: str, fix: str = AGAIN) -> dict[str, str]:
+    """An index's ``weight_map``: tensor -> file."""
+    try:
+        weight_map = json.loads(text)["weight_map"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _bad(where, "is not a valid index", fix) from None
     plain = isinstance(weight_map, dict) and all(
-        isinstance(name, str) and Path(name).name == name
+        isinstance(name, str) and "\0" not in name and Path(name).name == name
         for name in weight_map.values()
     )
     if not plain or not weight_map:
-        raise _bad(index, "is not a valid index: weight_map names no plain files")
+        raise _bad(where, "is not a valid index: weight_map names no plain files", fix)
     return dict(weight_map)
 
 
-def _range(path: Path, name: str, entry: Any) -> tuple[int, int]:
+def check_index(
+    wanted: Mapping[str, str],
+    headers: Mapping[str, Header],
+    where: str,
+    fix: str = AGAIN,
+) -> None:
+    """Raise LemnosError unless index and headers have the same tensors in the same files."""
+    found = {tensor: name for name, header in headers.items() for tensor in header}
+    if found == wanted:
+        return
+    tensor, file = sorted(found.items() ^ wanted.items())[0]
+    only = "index" if wanted.get(tensor) == file else "header of the file"
+    raise _bad(
+        where,
+        f"and the headers do not agree: tensor '{shown(tensor, 100)}' in {shown(file)} "
+        f"is in the {only} only",
+        fix,
+    )
+
+
+def _range(where: str, name: str, entry: Any, fix: str) -> tuple[int, int]:
     try:
         begin, end = entry["data_offsets"]
         if isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end:
             return begin, end
     except (TypeError, ValueError, KeyError):
         pass
-    raise _bad(path, f"has a tensor '{name[:80]}' without a valid range")
+    raise _bad(where, f"has a tensor '{shown(name, 80)}' without a valid range", fix)
 
 
-def _bad(path: Path, what: str) -> LemnosError:
-    return LemnosError(what, where=str(path), fix="download it again")
+def _bad(where: str | Path, what: str, fix: str = AGAIN) -> LemnosError:
+    return LemnosError(what, where=str(where), fix=fix)

@@ -214,15 +214,15 @@ def quick_pace(model: StepModel, fitted: Fit, ask: Ask, replicas: int) -> Pace:
     rounds = streams / max(1.0, _admitted(ask, fitted, streams))
     ttft = max(prefill, each * streams / 2) + model.constants.request_ms * 1e-3
     seconds = total * max(1.0, rounds)
-    wide = model.layout.data * replicas
-    speed = streams * wide * ask.output_tokens / seconds
+    lanes = _lanes(ask, model, replicas)
+    speed = streams * lanes * ask.output_tokens / seconds
     return Pace(ttft, max(decode, (total - ttft) / ask.output_tokens), speed)
 
 
 def paced(model: StepModel, fitted: Fit, ask: Ask, replicas: int) -> Pace:
     """The asked load through the scheduler, request by request."""
     streams = max(1, round(_streams(ask, model, fitted, replicas)))
-    wide = model.layout.data * replicas
+    wide = _lanes(ask, model, replicas)
     if ask.rate is not None:
         requests = poisson(ask.rate / wide, ask.input_tokens, ask.output_tokens, 256)
     else:
@@ -300,6 +300,12 @@ def ready_seconds(
         cached += ready.capture_s
         cold += ready.capture_s + ready.compile_s
     return cold, cached
+
+
+def _lanes(ask: Ask, model: StepModel, replicas: int) -> float:
+    """Data-parallel ranks of all replicas that have something to do."""
+    wide = model.layout.data * replicas
+    return wide if ask.rate is not None else min(wide, ask.concurrency)
 
 
 def _streams(ask: Ask, model: StepModel, fitted: Fit, replicas: int) -> float:

@@ -44,6 +44,8 @@ REPLAYED = 3
 """Plans that a log is replayed on."""
 WIDEST = 4
 """Beyond a node, layouts are looked at up to this many times the smallest that fits."""
+NARROW_CACHE = 0.5
+"""How much of a compromise an FP8 KV cache is, where a smaller checkpoint is 1."""
 SPLIT_MARGIN = 0.85
 """A split has to promise this much more: it adds a transfer and a scheduler, and none was measured."""
 SPLIT = 4
@@ -65,7 +67,7 @@ class Variant:
     source: str
     architecture: Architecture
     compromise: int = 0
-    """0: what was asked for; 1: another checkpoint of it, stored smaller."""
+    """0: what was asked for; then its other checkpoints, the smaller the later."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Option:
     pace: Pace
     even_pace: Pace
     ready: tuple[float, float]
-    compromise: int
+    compromise: float
     roles: Role | None = None
 
     @property
@@ -493,7 +495,7 @@ def _key(option: Option, ask: Ask) -> tuple[float, ...]:
         "gpus": (option.gpus, -speed, simple),
     }
     unserved = 1.0 if not math.isfinite(pace.tpot) else 0.0
-    return (unserved, late, float(option.compromise), *by[ask.objective])
+    return (unserved, late, option.compromise, *by[ask.objective])
 
 
 def _simplest_first(options: list[Option], ask: Ask) -> list[Option]:

@@ -25,7 +25,7 @@ def site(text: str) -> Site:
 def plans(name: str, cluster: str, **asked: object) -> Proposals:
     """What the planner proposes for a known model and its smaller checkpoints."""
     variants = [
-        Variant(each.name, each.source, each.architecture, min(number, 1))
+        Variant(each.name, each.source, each.architecture, number)
         for number, each in enumerate(describe(name))
     ]
     ask = Ask.model_validate(asked)

@@ -1,0 +1,59 @@
+"""A checkpoint's architecture from its config and its headers together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from lemnos.errors import LemnosError
+from lemnos.models import agreement
+from lemnos.models.architecture import architecture_of
+from lemnos.models.config import Config
+from lemnos.models.from_headers import architecture_from_headers
+from lemnos.models.headers import Tensor, tensors_of
+from lemnos.models.safetensors import Header
+from lemnos.spec.architecture import Architecture
+
+
+def from_config(
+    config: Config,
+    quantization: str | None,
+    names: Iterable[str] = (),
+    tensors: list[Tensor],
+) -> Architecture:
+    """From the config, held against what headers or an index say."""
+    plain = architecture_of(config)
+    if not plain.layers:
+        raise LemnosError("has no layers", where=config.where)
+    names = list(names)
+    own = agreement.carries_mtp_embeddings(names, len(plain.layers))
+    if own:
+        plain = architecture_of(config, mtp_embeddings=True)
+    if names:
+        plain = agreement.without_absent_mtp(plain, names)
+    notes = agreement.disagreements(plain, tensors) if tensors else []
+    made = plain
+    if quantization:
+        made = architecture_of(config, quantization=quantization, mtp_embeddings=own)
+        made = replace(made, mtp=made.mtp if plain.mtp else ())
+    return replace(made, notes=(*made.notes, *notes))
+
+
+def from_headers(
+    tensors: list[Tensor], where: str, config: Config | None, quantization: str | None
+) -> Architecture:
+    if not tensors:
+        raise LemnosError(
+            "has no safetensors files whose headers could be trusted",
+            where=where,
+            fix="give a directory or a hub's model with safetensors files",
+        )
+    return architecture_from_headers(tensors, where, config, quantization=quantization)
+
+
+def tensors_in(headers: Mapping[str, Header], where: str, fix: str) -> list[Tensor]:
+    return [
+        tensor
+        for name, header in headers.items()
+        for tensor in tensors_of(header, f"{where}: {name}", fix)
+    ]
