@@ -19,9 +19,9 @@ def from_config(
     config: Config,
     quantization: str | None,
     names: Iterable[str] = (),
-    tensors: list[Tensor],
+    tensors: Sequence[Tensor] = (),
 ) -> Architecture:
-    """From the config, held against what headers or an index say."""
+    """From the config, held against the tensors' ``names`` (an index) and headers, if given."""
     plain = architecture_of(config)
     if not plain.layers:
         raise LemnosError("has no layers", where=config.where)
@@ -40,8 +40,12 @@ def from_config(
 
 
 def from_headers(
-    tensors: list[Tensor], where: str, config: Config | None, quantization: str | None
+    tensors: Sequence[Tensor],
+    where: str,
+    config: Config | None,
+    quantization: str | None,
 ) -> Architecture:
+    """From headers alone. Raises LemnosError where there are none, or they show too little."""
     if not tensors:
         raise LemnosError(
             "has no safetensors files whose headers could be trusted",
@@ -52,6 +56,7 @@ def from_headers(
 
 
 def tensors_in(headers: Mapping[str, Header], where: str, fix: str) -> list[Tensor]:
+    """The tensors of files by name. Raises LemnosError for entries that contradict themselves."""
     return [
         tensor
         for name, header in headers.items()

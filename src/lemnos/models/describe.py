@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lemnos.errors import LemnosError, UsageError, near
-from lemnos.models import agreement, safetensors
-from lemnos.models.architecture import (
-    CONFIG_LIMIT,
-    HF_QUANT_CONFIG,
-    architecture_of,
-    parse_config,
-    read_config,
-    with_quantization,
-)
+from lemnos.errors import UsageError, near
+from lemnos.models import safetensors
+from lemnos.models.architecture import read_config
 from lemnos.models.catalogue import entry_named
-from lemnos.models.config import Config
-from lemnos.models.download import RemoteFile
-from lemnos.models.from_headers import architecture_from_headers
-from lemnos.models.headers import Tensor, tensors_of
-from lemnos.models.hubs import list_files
+from lemnos.models.checkpoint import from_config, from_headers, tensors_in
+from lemnos.models.headers import Tensor
 from lemnos.models.known import (
     Known,
     known_architecture,
@@ -30,15 +20,11 @@ from lemnos.models.known import (
     known_named,
     variants_of,
 )
-from lemnos.models.remote import DAMAGED, Hub, session
-from lemnos.models.safetensors import AGAIN, INDEX, Header
+from lemnos.models.safetensors import AGAIN, INDEX
 from lemnos.models.sources import Source, parse_source
 from lemnos.spec.architecture import Architecture
 
-INDEX_LIMIT = 256 * 1024**2
-"""Bytes; that of a model with 384 experts in 61 layers is some 20 MB."""
-_COPIES = re.compile(r"/|^consolidated")
-"""Files of the same weights in another layout."""
+_PATHS = ("/", "./", "../", "~")
 
 
 @dataclass(frozen=True)
@@ -72,7 +58,12 @@ def describe(
     if entry is not None and revision is None:
         return _known(entry, quantization)
     source = _hub_source(entry.source if entry else text)
-    return (_on_hub(source, revision, quantization, trust_headers),)
+    source = replace(source, revision=revision or source.revision)
+    from lemnos.models.on_hub import architecture_on_hub  # slow to import: HTTP
+
+    architecture = architecture_on_hub(source, quantization, trust_headers)
+    name = source.name.rpartition("/")[2].lower()
+    return (Described(name, str(source), architecture),)
 
 
 def _path(text: str) -> Path | None:
@@ -80,7 +71,10 @@ def _path(text: str) -> Path | None:
     plain = text.removeprefix("file://")
     try:
         path = Path(plain).expanduser()
-        if path.is_dir() or (path.suffix == ".json" and path.is_file()):
+        meant = plain != text or plain.startswith(_PATHS)
+        if path.is_dir() and (meant or any(map(_is_model_file, path.iterdir()))):
+            return path
+        if path.suffix == ".json" and path.is_file():
             return path
     except (OSError, RuntimeError):  # too long for a path; ~ of nobody
         pass
@@ -89,11 +83,15 @@ def _path(text: str) -> Path | None:
             f"'{text}' is a GGUF file, and plans for GPUs are of safetensors checkpoints",
             fix="lemnos up serves it with the embedded engine",
         )
-    if plain != text or plain.startswith(("/", "./", "../", "~")):
+    if plain != text or plain.startswith(_PATHS):
         raise UsageError(
             "is no directory with a config.json", where=plain, fix="check the path"
         )
     return None
+
+
+def _is_model_file(path: Path) -> bool:
+    return path.name == "config.json" or path.suffix == ".safetensors"
 
 
 def _known(entry: Known, quantization: str | None) -> tuple[Described, ...]:
@@ -145,15 +143,15 @@ def _at_path(path: Path, quantization: str | None, trust_headers: bool) -> Descr
     tensors: list[Tensor] = []
     if path.is_dir() and any(directory.glob("*.safetensors")):
         headers = safetensors.read_headers(directory)
-        tensors = _tensors(headers, str(directory), AGAIN)
+        tensors = tensors_in(headers, str(directory), AGAIN)
         names = [tensor.name for tensor in tensors]
     elif path.is_dir() and index.is_file():
         names = safetensors.read_index(index)
     if trust_headers:
         config = read_config(config_path) if config_path.is_file() else None
-        architecture = _from_headers(tensors, str(directory), config, quantization)
+        architecture = from_headers(tensors, str(directory), config, quantization)
     else:
         config = read_config(config_path)
-        architecture = _architecture(config, quantization, names, tensors)
+        architecture = from_config(config, quantization, names, tensors)
     name = directory.resolve().name.lower()
     return Described(name, f"file://{directory.resolve()}", architecture)

@@ -30,35 +30,32 @@ _COPIES = re.compile(r"/|^consolidated")
 """Files of the same weights in another layout."""
 
 
-def _on_hub(
-    source: Source, revision: str | None, quantization: str | None, trust_headers: bool
-) -> Described:
-    listing = list_files(source, revision or source.revision)
-    files = {file.path: file for file in listing.files}
-    shards = [f for path, f in files.items() if path.endswith(".safetensors")]
-    shards = [f for f in shards if not _COPIES.search(f.path)] or shards
-    source = replace(source, revision=revision or source.revision)
+def architecture_on_hub(
+    source: Source, quantization: str | None, trust_headers: bool
+) -> Architecture:
+    """The architecture of a hub's model, at the source's revision. Raises LemnosError."""
+    files = {file.path: file for file in list_files(source, source.revision).files}
+    weights = [file for path, file in files.items() if path.endswith(".safetensors")]
+    weights = [file for file in weights if not _COPIES.search(file.path)] or weights
     with session(source) as http:
         hub = Hub(source, http)
-        config = _hub_config(hub, files)
+        config = _config(hub, files)
         if trust_headers:
-            tensors = _hub_tensors(hub, files, shards)
-            made = _from_headers(tensors, str(source), config, quantization)
-        else:
-            if config is None:
-                raise _no_config(source, files)
-            made = _architecture(config, quantization, [], [])
-            if made.mtp and INDEX in files:  # whether it is there, and with what
-                names = _hub_index(hub, files[INDEX])
-                made = _architecture(config, quantization, names, [])
-            if not quantization:
-                held = sum(file.size for file in shards)
-                notes = agreement.bytes_apart(made, held) if held else []
-                made = replace(made, notes=(*made.notes, *notes))
-    return Described(source.name.rpartition("/")[2].lower(), str(source), made)
+            tensors = _tensors(hub, files, weights)
+            return from_headers(tensors, str(source), config, quantization)
+        if config is None:
+            raise _no_config(source, files)
+        made = from_config(config, quantization)
+        if made.mtp:  # whether it is among the files, and with what
+            made = from_config(config, quantization, _names(hub, files, weights))
+    held = sum(file.size for file in weights)
+    if quantization or not held:
+        return made
+    notes = agreement.bytes_apart(made, held)
+    return replace(made, notes=(*made.notes, *notes))
 
 
-def _hub_config(hub: Hub, files: Mapping[str, RemoteFile]) -> Config | None:
+def _config(hub: Hub, files: Mapping[str, RemoteFile]) -> Config | None:
     """config.json, with what hf_quant_config.json says; None where there is none."""
 
     def config(name: str) -> Config:
@@ -73,28 +70,37 @@ def _hub_config(hub: Hub, files: Mapping[str, RemoteFile]) -> Config | None:
     return with_quantization(main, config(HF_QUANT_CONFIG))
 
 
-def _hub_index(hub: Hub, file: RemoteFile) -> dict[str, str]:
+def _index(hub: Hub, file: RemoteFile) -> dict[str, str]:
     text = hub.small(file, INDEX_LIMIT)
     return safetensors.parse_index(text, f"{hub.source}: {file.path}", DAMAGED)
 
 
-def _hub_tensors(
-    hub: Hub, files: Mapping[str, RemoteFile], shards: list[RemoteFile]
+def _names(
+    hub: Hub, files: Mapping[str, RemoteFile], weights: list[RemoteFile]
+) -> list[str]:
+    """The tensors' names, from the index or, without one, the headers."""
+    if INDEX in files:
+        return list(_index(hub, files[INDEX]))
+    return [name for header in hub.headers(weights).values() for name in header]
+
+
+def _tensors(
+    hub: Hub, files: Mapping[str, RemoteFile], weights: list[RemoteFile]
 ) -> list[Tensor]:
-    """The tensors of the files that the index names, or of all shards."""
+    """The tensors of the files that the index names, or of all there are."""
     where = f"{hub.source}: {INDEX}"
-    wanted = _hub_index(hub, files[INDEX]) if INDEX in files else {}
+    wanted = _index(hub, files[INDEX]) if INDEX in files else {}
     if wanted:
         missing = set(wanted.values()) - set(files)
         if missing:
             raise LemnosError(
                 f"names {min(missing)}, which the hub lacks", where=where, fix=DAMAGED
             )
-        shards = [files[name] for name in sorted(set(wanted.values()))]
-    headers = hub.headers(shards)
+        weights = [files[name] for name in sorted(set(wanted.values()))]
+    headers = hub.headers(weights)
     if wanted:
         safetensors.check_index(wanted, headers, where, DAMAGED)
-    return _tensors(headers, str(hub.source), DAMAGED)
+    return tensors_in(headers, str(hub.source), DAMAGED)
 
 
 def _no_config(source: Source, files: Mapping[str, RemoteFile]) -> LemnosError:
