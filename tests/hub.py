@@ -38,6 +38,8 @@ class Hub:
     """If set, files stop half-way until the event."""
     requests: list[tuple[str, str]] = field(default_factory=list)
     """(path, Range) of each request for a file."""
+    sent: int = 0
+    """Bytes of files in answers."""
     half_sent: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
@@ -160,14 +162,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if data is None:
             self._answer(404, b"", **{"X-Error-Code": "EntryNotFound"})
             return
-        start = 0
+        start, stop = 0, len(data)
         if wanted and self.hub.ranges:
-            start = int(wanted.removeprefix("bytes=").partition("-")[0])
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, stop = int(first), min(stop, int(last) + 1 if last else stop)
         if start >= len(data) and wanted:
             self._answer(416, b"")
             return
-        part = data[start:]
-        self.send_response(206 if start else 200)
+        part = data[start:stop]
+        self.hub.sent += len(part)
+        self.send_response(206 if start or stop < len(data) else 200)
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
         if self.hub.wrong:

@@ -132,7 +132,7 @@ def gpt_oss(config: Config) -> list[Layer]:
         for i in range(_layers(config))
     ]
     built = {}
-    for kind in set(kinds):
+    for kind in {"sliding_attention", "full_attention"} & set(kinds):
         short: Kind = "sliding" if kind == "sliding_attention" else "full"
         attention, weights = gqa(config, bias=True, output_bias=True, kind=short)
         sinks = Weight("self_attn.sinks", attention.heads, 1, "heads")

@@ -1,0 +1,338 @@
+"""Configs to architectures: exact counts, held against transformers' and published tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lemnos.errors import LemnosError
+from lemnos.models.architecture import (
+    architecture_of,
+    parse_config,
+    read_config,
+    summary,
+    with_quantization,
+)
+from lemnos.models.config import Config, shown
+from lemnos.models.families import FAMILIES
+from lemnos.models.known import known_architecture, known_models, known_named
+from lemnos.spec.architecture import Architecture
+from tests.unit.models.configs import CONFIGS, config_of
+
+PARAMETERS = json.loads(
+    (Path(__file__).parents[2] / "data" / "parameters.json").read_text()
+)["parameters"]
+
+
+def known(name: str) -> Architecture:
+    entry = known_named(name)
+    assert entry is not None
+    return known_architecture(entry)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_are_those_of_transformers(name: str) -> None:
+    assert architecture_of(config_of(name)).parameters == PARAMETERS[name]
+
+
+def test_every_config_has_a_count_and_a_model() -> None:
+    assert set(CONFIGS) == set(PARAMETERS)
+    assert {entry.config for entry in known_models()} == set(CONFIGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "main", "mtp"),
+    [
+        ("glm-4.5-air", 106_852_251_264, 3_616_573_568),
+        ("glm-4.5", 352_797_829_024, 5_539_962_272),
+        ("glm-4.6", 352_797_829_024, 3_988_069_792),
+        ("glm-4.7", 352_797_829_024, 3_988_069_792),
+        # "671B main and 14B MTP": 13.46 B with its own embedding and head
+        ("deepseek-v3", 671_026_419_200, 13_463_426_304),
+        ("glm-5-fp8", 743_911_218_432, 9_952_920_576),
+        ("glm-4.5-air-awq", 106_852_251_264, 0),
+    ],
+)
+def test_mtp_layers_are_counted_apart(name: str, main: int, mtp: int) -> None:
+    architecture = known(name)
+    assert (architecture.parameters, architecture.mtp_parameters) == (main, mtp)
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"),
+    [
+        ("glm-4.5-air", 220.9),
+        ("glm-4.5-air-fp8", 113.2),
+        ("glm-4.5-air-awq", 57.4),
+        ("glm-4.5", 716.7),
+        ("glm-4.5-fp8", 362.0),
+        ("glm-4.6", 713.6),
+        ("glm-4.6-fp8", 358.9),
+        ("glm-4.6-awq", 185.7),
+        ("glm-4.7-awq", 185.7),
+        ("glm-4.7-nvfp4", 218.8),
+    ],
+)
+def test_bytes_on_disk(name: str, gigabytes: float) -> None:
+    assert known(name).checkpoint_bytes / 1e9 == pytest.approx(gigabytes, rel=0.003)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("glm-4.5-air", 12.80),
+        ("glm-4.5", 32.86),
+        ("glm-4.7", 32.86),
+        ("gpt-oss-120b", 5.13),
+        ("qwen3-235b-a22b", 21.57),
+        ("kimi-k2", 31.69),
+        ("llama-3.1-8b", 7.50),
+    ],
+)
+def test_active_parameters(name: str, billions: float) -> None:
+    assert known(name).active_parameters / 1e9 == pytest.approx(billions, abs=0.005)
+
+
+def test_glm_attention_is_that_of_its_config() -> None:
+    architecture = known("glm-4.6")
+    attention = architecture.layers[0].attention
+    assert (attention.heads, attention.kv_heads, attention.head_dim) == (96, 8, 128)
+    assert (architecture.hidden, architecture.vocabulary) == (5120, 151552)
+    assert (architecture.max_context, architecture.tied) == (202752, False)
+    routed = [layer.moe is not None for layer in architecture.layers]
+    assert routed == [False] * 3 + [True] * 89
+    moe = architecture.layers[-1].moe
+    assert moe and (moe.experts, moe.top_k, moe.inner) == (160, 8, 1536)
+    assert len(set(map(id, architecture.layers))) == 2  # alike ones are one object
+    assert summary(architecture)["layers"] == 92
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("deepseek-v3", {("mla", 0): 61}),
+        ("gpt-oss-20b", {("sliding", 128): 12, ("full", 0): 12}),
+        ("llama-4-scout", {("chunked", 8192): 36, ("full", 0): 12}),
+        ("qwen3-next-80b-a3b", {("linear", 0): 36, ("full", 0): 12}),
+        ("qwen3-8b", {("full", 0): 36}),
+    ],
+)
+def test_what_layers_look_back_at(name: str, kinds: dict[tuple[str, int], int]) -> None:
+    found: dict[tuple[str, int], int] = {}
+    for layer in architecture_of(config_of(name)).layers:
+        key = (layer.attention.kind, layer.attention.window)
+        found[key] = found.get(key, 0) + 1
+    assert found == kinds
+
+
+def test_latent_attention_caches_one_vector() -> None:
+    attention = known("deepseek-v3").layers[0].attention
+    assert (attention.latent, attention.head_dim, attention.value_dim) == (
+        576,
+        192,
+        128,
+    )
+    sparse = known("glm-5-fp8").layers[0].attention
+    assert sparse.index_dim == 128 and sparse.top_tokens == 2048
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "tokens"),
+    [
+        ("glm-4.6v", (1024, 1024), 37 * 37),  # 28 pixels a token
+        ("qwen3-vl-235b-a22b", (1024, 1024), 32 * 32),
+        ("qwen3-vl-235b-a22b", (33, 1), 2),
+        ("llama-4-scout", (336, 336), 144),
+    ],
+)
+def test_tokens_of_an_image(name: str, size: tuple[int, int], tokens: int) -> None:
+    encoder = architecture_of(config_of(name)).encoder
+    assert encoder is not None
+    assert encoder.tokens(*size) == tokens
+    assert encoder.max_patches > 0
+
+
+def test_an_unknown_encoder_is_said() -> None:
+    inside = dict(config_of("kimi-k2").data)
+    wrapper = {
+        "model_type": "kimi_k25",
+        "text_config": inside,
+        "vision_config": {"a": 1},
+    }
+    architecture = architecture_of(Config(wrapper, "here"))
+    assert architecture.parameters == PARAMETERS["kimi-k2"]
+    assert architecture.notes == (
+        "its vision encoder is not known: its memory is not counted",
+    )
+
+
+def test_qwens_mtp_layer_is_one_more_layer() -> None:
+    data = dict(config_of("qwen3-next-80b-a3b").data)
+    plain = architecture_of(Config(data, "here"))
+    with_mtp = architecture_of(Config(data | {"mtp_num_hidden_layers": 1}, "here"))
+    last = sum(weight.params for weight in plain.layers[-1].weights)
+    assert with_mtp.mtp_parameters == last + 2 * 2048 * 2048 + 3 * 2048
+
+
+def test_published_checkpoints_are_found_by_each_of_their_names() -> None:
+    for name in (
+        "glm-4.6",
+        "GLM-4.6",
+        "zai-org/GLM-4.6",
+        "hf://zai-org/GLM-4.6",
+    ):
+        entry = known_named(name)
+        assert entry and entry.name == "glm-4.6"
+    assert known_named("GLM-4.6x") is None
+    assert known_named("Qwen3-Next-80B-A3B-Instruct") is not None
+
+
+def test_names_are_found_once() -> None:
+    names = [name.lower() for e in known_models() for name in {e.name, *e.aliases}]
+    assert len(names) == len(set(names))
+
+
+def test_shared_indexes_are_left_out() -> None:
+    data = dict(config_of("glm-5").data)
+    count = data["num_hidden_layers"]
+    kinds = ["full", "shared"] * count
+    architecture = architecture_of(Config(data | {"indexer_types": kinds}, "here"))
+    dims = [layer.attention.index_dim for layer in architecture.layers[:4]]
+    assert dims == [128, 0, 128, 0]
+    assert architecture.parameters < PARAMETERS["glm-5"]
+
+
+# What cannot be right.
+
+
+def refused(says: str, name: str, **changes: object) -> None:
+    data = {**config_of(name).data, **changes}
+    with pytest.raises(LemnosError, match=says) as caught:
+        architecture_of(Config(data, "somewhere/config.json"))
+    assert caught.value.where == "somewhere/config.json"
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("says", "name", "changes"),
+    [
+        ("'hidden_size' is missing", "qwen3-8b", {"hidden_size": None}),
+        ("'num_hidden_layers' is missing", "glm-4.6", {"num_hidden_layers": None}),
+        ("'hidden_size' is no whole number: '64'", "qwen3-8b", {"hidden_size": "64"}),
+        ("'hidden_size' is no whole number: True", "qwen3-8b", {"hidden_size": True}),
+        ("'hidden_size' is no whole number: 1.5", "qwen3-8b", {"hidden_size": 1.5}),
+        ("'vocab_size' is -1", "qwen3-8b", {"vocab_size": -1}),
+        ("'vocab_size' is 0", "qwen3-8b", {"vocab_size": 0}),
+        ("more than any model has", "qwen3-8b", {"num_hidden_layers": 10**9}),
+        ("more than any model has", "qwen3-8b", {"hidden_size": 10**30}),
+        (
+            "'num_key_value_heads' .7. does not divide 32",
+            "qwen3-8b",
+            {"num_key_value_heads": 7},
+        ),
+        (
+            "'head_dim' is missing, and 4097 / 32 is not whole",
+            "llama-3.1-8b",
+            {"hidden_size": 4097},
+        ),
+        ("is more than the 160 experts", "glm-4.6", {"num_experts_per_tok": 161}),
+        ("'attention_bias' is neither", "glm-4.6", {"attention_bias": "yes"}),
+        ("'model_type' is no text", "glm-4.6", {"model_type": 3}),
+        ("'text_config' is no object", "glm-4.6", {"text_config": [1]}),
+        (
+            "'num_nextn_predict_layers' is 99",
+            "glm-4.6",
+            {"num_nextn_predict_layers": 99},
+        ),
+        ("is more than the 92 layers", "glm-4.6", {"first_k_dense_replace": 93}),
+        ("is 24, but 1 are listed", "gpt-oss-20b", {"layer_types": ["full_attention"]}),
+        ("has the unknown kind 'x'", "gpt-oss-20b", {"layer_types": ["x"] * 24}),
+        ("'layer_types' is no list", "gpt-oss-20b", {"layer_types": "x"}),
+        ("'q_lora_rank' is missing", "glm-5", {"q_lora_rank": None}),
+    ],
+)
+def test_keys_that_cannot_be_right(
+    says: str, name: str, changes: dict[str, object]
+) -> None:
+    refused(says, name, **changes)
+
+
+def test_a_key_inside_is_named_with_its_way() -> None:
+    data = {"model_type": "llama4", "text_config": {"model_type": "llama4_text"}}
+    with pytest.raises(LemnosError, match="'text_config.hidden_size' is missing"):
+        architecture_of(Config(data, "x"))
+
+
+def test_an_unknown_family_is_named_with_its_nearest() -> None:
+    with pytest.raises(LemnosError) as caught:
+        architecture_of(Config({"model_type": "qwen3_5", "architectures": ["Q"]}, "x"))
+    assert "'Q' (model_type 'qwen3_5') is not known" in caught.value.what
+    assert "Did you mean 'qwen3'" in caught.value.fix
+    assert "--trust-headers" in caught.value.fix
+    with pytest.raises(LemnosError) as caught:
+        architecture_of(Config({"model_type": "zzzzzzzzzz"}, "x"))
+    assert all(name in caught.value.fix for name in FAMILIES)
+    with pytest.raises(LemnosError, match="'model_type' is missing"):
+        architecture_of(Config({}, "x"))
+
+
+def test_foreign_text_cannot_act_on_a_terminal() -> None:
+    odd = "\x1b[31m\ud800" + "x" * 200
+    with pytest.raises(LemnosError) as caught:
+        architecture_of(Config({"model_type": odd}, "x"))
+    assert "\x1b" not in str(caught.value) and str(caught.value).encode()
+    assert shown(["\x1b"] * 99).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        (b"\xff\xfe\x00", "not valid JSON"),
+        ("9" * 5000, "not valid JSON"),
+        ("[1]", "is no JSON object"),
+    ],
+)
+def test_what_is_no_config(text: str | bytes, says: str) -> None:
+    with pytest.raises(LemnosError, match=says):
+        parse_config(text, "x")
+
+
+def test_a_directory_without_a_config(tmp_path: Path) -> None:
+    with pytest.raises(LemnosError, match="cannot be read"):
+        read_config(tmp_path)
+    with (tmp_path / "config.json").open("wb") as handle:
+        handle.truncate(65 * 1024**2)
+    with pytest.raises(LemnosError, match="which no config has"):
+        read_config(tmp_path)
+
+
+def test_modelopts_own_file_counts_where_the_config_says_nothing(
+    tmp_path: Path,
+) -> None:
+    config = config_of("qwen3-8b")
+    (tmp_path / "config.json").write_text(json.dumps(config.data))
+    beside = {"quantization": {"quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
+    assert architecture_of(read_config(tmp_path)).stored == "nvfp4"
+    said = Config({**config.data, "quantization_config": {"quant_method": "fp8"}}, "x")
+    other = Config(beside, "y")
+    assert architecture_of(with_quantization(said, other)).stored == "fp8-tensor"
+    wrapped = Config({"text_config": said.data}, "x")
+    assert with_quantization(wrapped, other) is wrapped
+
+
+def test_on_load_quantization() -> None:
+    config = config_of("glm-4.7-flash")
+    stored = architecture_of(config, quantization="fp8")
+    assert stored.stored == "fp8-tensor"
+    assert "quantized to fp8-tensor by the engine while it loads" in stored.notes
+    assert stored.checkpoint_bytes < 0.6 * architecture_of(config).checkpoint_bytes
+    with pytest.raises(LemnosError, match="unknown quantization 'fp9'"):
+        architecture_of(config, quantization="fp9")
+    quantized = {**config.data, "quantization_config": {"quant_method": "awq"}}
+    with pytest.raises(LemnosError, match="is stored as awq already"):
+        architecture_of(Config(quantized, "x"), quantization="fp8")
