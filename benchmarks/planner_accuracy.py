@@ -19,7 +19,7 @@ from lemnos.models.describe import describe
 from lemnos.planning.calibration import constants_for
 from lemnos.planning.fitting import Measured, MeasuredFile
 from lemnos.planning.measured import fitted_to, predicted
-from lemnos.planning.predict import Fit
+from lemnos.planning.budget import Fit
 from lemnos.spec.document import load
 
 HERE = Path(__file__).parent

@@ -20,8 +20,9 @@ from lemnos.paths import replace_file
 from lemnos.planning.calibration import Constants, constants_for
 from lemnos.planning.fitting import Measured, MeasuredFile, refit
 from lemnos.planning.measured import predicted
+from lemnos.planning.options import Variant
 from lemnos.planning.replay import parse_log
-from lemnos.planning.search import Variant, propose_plans
+from lemnos.planning.search import propose_plans
 from lemnos.planning.sites import sites_of
 from lemnos.spec.cluster import Cluster
 from lemnos.spec.deployment import DeploymentSpec, ModelSpec, WorkloadSpec

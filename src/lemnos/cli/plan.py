@@ -75,6 +75,25 @@ def plan(
     quantization: Annotated[
         str | None, typer.Option(help="Quantize a BF16 checkpoint on load: fp8.")
     ] = None,
+    speculative: Annotated[
+        bool, typer.Option("--speculative", help="Load the MTP layers to speculate.")
+    ] = False,
+    cpu_offload_gib: Annotated[
+        float | None,
+        typer.Option(
+            "--cpu-offload-gib",
+            "--cpu-offload-gb",
+            help="Weights of each GPU in host memory.",
+        ),
+    ] = None,
+    kv_offload_gib: Annotated[
+        float | None,
+        typer.Option(
+            "--kv-offload-gib",
+            "--kv-offloading-size",
+            help="Host memory of an engine for KV cache.",
+        ),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help="Pin the engine: vllm, sglang.")
     ] = None,
@@ -140,6 +159,9 @@ def plan(
         "max_seqs": max_num_seqs,
         "eager": enforce_eager or None,
         "quantization": quantization,
+        "speculative": speculative or None,
+        "cpu_offload_gib": cpu_offload_gib,
+        "kv_offload_gib": kv_offload_gib,
         "engine": engine,
         "engine_version": engine_version,
         "slo": Slo.parse(slo) if slo else None,
@@ -272,6 +294,13 @@ def _show_memory(plan: Proposal) -> None:
         f"{plan.kv_concurrency:.1f} requests of the full {plan.settings.context:,}",
         markup=False,
     )
+    free = "" if plan.host.free is None else f" of {plan.host.free:.0f} free"
+    console.print(
+        f"  host memory {plan.host.needs:.0f} GiB a node{free}: processes "
+        f"{plan.host.processes:.0f}, offloaded weights {plan.host.weights:.0f}, "
+        f"offloaded KV cache {plan.host.kv_cache:.0f}",
+        markup=False,
+    )
 
 
 def _show_table(found: Proposals) -> None:
@@ -315,6 +344,8 @@ def _show_rejected(found: Proposals) -> None:
         console.print(f"  and {more} more: --json has them all", style="dim")
     if found.smallest:
         console.print(f"  smallest that fits: {found.smallest}", markup=False)
+    if found.with_offload:
+        console.print(f"  here, by offloading: {found.with_offload}", markup=False)
 
 
 def _show_replayed(found: Proposals) -> None:

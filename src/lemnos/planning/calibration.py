@@ -51,6 +51,7 @@ class Constants(Value):
     request_ms: float
     reduce_us: float
     link: float
+    host_link: float = 0.8
     spread: float
     ready: Ready
     error: Errors

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lemnos.planning.calibration import Constants
-from lemnos.planning.layouts import Site
-from lemnos.planning.predict import DEFAULT_BETWEEN_GBIT_S, DEFAULT_DISK_GB_S
-from lemnos.spec.architecture import Architecture
-from lemnos.spec.layout import Layout
-from lemnos.spec.proposal import Ask, Settings
+from lemnos.planning.budget import kv_gib
+from lemnos.planning.memory import GIB, encoder_activation, encoder_bytes
+from lemnos.planning.options import Option
+from lemnos.planning.pace import DEFAULT_BETWEEN_GBIT_S, DEFAULT_DISK_GB_S
+from lemnos.planning.speed import step_time
+from lemnos.spec.architecture import Encoder
+from lemnos.spec.proposal import Ask
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,11 @@ class Warnings:
         return (*self.extrapolates, *self.others)
 
 
-def warnings_of(
-    architecture: Architecture, site: Site, layout: Layout, constants: Constants
-) -> Warnings:
+def warnings_of(option: Option) -> Warnings:
     """Where the figures stand on less than measurements."""
+    architecture, site = option.variant.architecture, option.site
+    layout, constants = option.layout, option.constants
+    settings = option.fitted.settings
     beyond = []
     if site.gpu.name not in constants.gpus:
         beyond.append(
@@ -41,17 +43,27 @@ def warnings_of(
                 f"the network between nodes is not known: {DEFAULT_BETWEEN_GBIT_S:.0f} Gbit/s "
                 "are counted on ('lemnos probe --hosts' measures it)"
             )
+    if settings.cpu_offload_gib:
+        beyond.append(
+            "speed is extrapolated: no engine with weights in host memory was measured"
+        )
     others = list(architecture.notes)
     if site.disk_gb_s is None:
         others.append(
             f"ready_s counts on a disk of {DEFAULT_DISK_GB_S:.0f} GB/s: none was measured"
         )
-    if architecture.encoder:
-        side = architecture.encoder.pixels_per_token
-        tokens = architecture.encoder.tokens(1024, 1024)
+    if (settings.cpu_offload_gib or settings.kv_offload_gib) and (
+        site.host_free_gib is None
+    ):
         others.append(
-            f"an image costs a token for {side} x {side} pixels: 1024 x 1024 are {tokens}"
+            f"the host's memory is not known: {option.fitted.host.needs:.0f} GiB a node are needed"
         )
+    if settings.speculative:
+        others.append(
+            "speed is without the gain of speculation: how many drafts are accepted depends on the texts"
+        )
+    if architecture.encoder:
+        others.append(_of_images(architecture.encoder, layout.tensor))
     if site.gpu.host == "aarch64":
         others.append(
             f"{site.gpu.name} hosts are aarch64: images and wheels must be too"
@@ -59,10 +71,20 @@ def warnings_of(
     return Warnings(tuple(beyond), tuple(others))
 
 
-def reasons_of(
-    architecture: Architecture, layout: Layout, settings: Settings, ask: Ask
-) -> tuple[str, ...]:
+def _of_images(encoder: Encoder, tensor: int) -> str:
+    side = encoder.pixels_per_token
+    weights, peak = encoder_bytes(encoder, tensor), encoder_activation(encoder, tensor)
+    return (
+        f"an image costs a token for {side} x {side} pixels: 1024 x 1024 are "
+        f"{encoder.tokens(1024, 1024)}; its encoder takes {weights / GIB:.2f} GiB of the weights, "
+        f"and up to {peak / GIB:.2f} GiB while it works"
+    )
+
+
+def reasons_of(option: Option, ask: Ask) -> tuple[str, ...]:
     """Why this layout and these settings."""
+    architecture, layout = option.variant.architecture, option.layout
+    settings = option.fitted.settings
     reasons = []
     kv_heads = min(layer.attention.kv_heads for layer in architecture.layers)
     latent = architecture.layers[0].attention.kind == "mla"
@@ -91,8 +113,28 @@ def reasons_of(
             f"{settings.utilization} --max-num-batched-tokens {settings.max_batched_tokens} "
             f"--max-num-seqs {settings.max_seqs}"
         )
+    if settings.kv_offload_gib:
+        reasons.append(_of_kv_offload(option, ask))
     if settings.eager:
         reasons.append(
             "without CUDA graphs every kernel is launched by the CPU: decoding is several times slower"
         )
     return tuple(reasons)
+
+
+def _of_kv_offload(option: Option, ask: Ask) -> str:
+    """What a prompt seen before costs to bring back, beside computing it again."""
+    layout, settings = option.layout, option.fitted.settings
+    link = option.site.gpu.pcie_gb_s * 1e9 * option.constants.host_link
+    size = kv_gib(
+        option.variant.architecture, layout, settings.kv_cache_dtype, ask.input_tokens
+    )
+    back = size * GIB / (layout.tensor * layout.pipeline) / link
+    chunk = min(ask.input_tokens, settings.max_batched_tokens)
+    again = step_time(option.even, chunk, ask.input_tokens / 2, 0, 0)
+    again *= ask.input_tokens / chunk
+    return (
+        f"{settings.kv_offload_gib:.0f} GiB of host memory an engine keep prefixes that left the "
+        f"GPUs: {ask.input_tokens} tokens come back in about {back * 1e3:.1f} ms instead of "
+        f"{again * 1e3:.0f} ms of computing (a copy over each GPU's link; not measured)"
+    )

@@ -80,6 +80,20 @@ def candidates(architecture: Architecture, site: Site, ask: Ask) -> Iterator[Lay
                         )
 
 
+def unsuitable(architecture: Architecture, ask: Ask) -> tuple[str, str] | None:
+    """(rule, sentence) where no layout of the model would do what is asked; None: some may."""
+    tokens = ask.context or ask.input_tokens + ask.output_tokens
+    if tokens > architecture.max_context:
+        trained = architecture.max_context
+        return (
+            "context",
+            f"was trained for {trained} tokens, and {tokens} are asked for",
+        )
+    if ask.speculative and not architecture.mtp:
+        return "mtp", "has no MTP layers to speculate with: leave --speculative out"
+    return None
+
+
 def refusals(
     architecture: Architecture, layout: Layout, site: Site
 ) -> list[tuple[str, str]]:

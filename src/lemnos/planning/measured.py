@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from lemnos.errors import LemnosError
+from lemnos.planning.budget import Fit, Miss, fit, settings_for
 from lemnos.planning.calibration import Constants
 from lemnos.planning.fitting import Measured
 from lemnos.planning.layouts import Site
-from lemnos.planning.predict import Fit, Miss, fit, serve, settings_for, steps_of
+from lemnos.planning.pace import serve, steps_of
 from lemnos.planning.queueing import closed_loop, percentile
 from lemnos.planning.rules import rules_for
 from lemnos.planning.speed import StepModel

@@ -38,24 +38,6 @@ STATE_BYTES = 2.0
 """Of an element of a linear layer's state: the model's BF16 (mamba_cache_dtype auto)."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineMemory:
-    """What of an engine's settings decides memory."""
-
-    max_batched_tokens: int
-    max_seqs: int
-    kv_dtype: str = "auto"
-    graphs: bool = True
-    hybrid: bool = True
-    """The hybrid KV manager is on: layers with a window keep the window only."""
-    speculative: bool = False
-    """MTP layers are loaded."""
-    sampler_copies: float = 3.85
-    """FP32 copies of the logits that the profiling run's sampling makes (rules.yaml)."""
-    held_hidden_states: float = 0.0
-    """See rules.py."""
-
-
 def stages(count: int, pipeline: int) -> list[range]:
     """The layers of each pipeline stage: even, the rest to the last but one backwards.
 
@@ -116,7 +98,7 @@ def weights_per_stage(
         if first and architecture.tied and layout.pipeline > 1:
             totals[-1] += share(weight, layout, 1, False)  # the head is a copy there
     if architecture.encoder:
-        totals[0] += _encoder_bytes(architecture.encoder, layout.tensor)
+        totals[0] += encoder_bytes(architecture.encoder, layout.tensor)
     if speculative:
         heads = architecture.layers[-1].attention.kv_heads
         totals[-1] += sum(share(w, layout, heads, fp32) for w in architecture.mtp)
@@ -155,19 +137,19 @@ class KvLayout:
     groups: tuple[tuple[str, int], ...]
     """(kind, window) of each group."""
 
-    def blocks(self, tokens: int, in_flight: int, hybrid: bool) -> int:
+    def blocks(self, tokens: int, in_flight: int) -> int:
         """Blocks that a request of ``tokens`` takes, its batches in flight counted in."""
         total = 0
         for kind, window in self.groups:
             kept = tokens
-            if hybrid and kind == "sliding":
+            if kind == "sliding":
                 kept = min(tokens, window - 1 + in_flight)
-            elif hybrid and kind == "chunked":
+            elif kind == "chunked":
                 kept = min(tokens, window + in_flight)
             if kind == "linear":
                 total += 1
             else:
-                extra = 1 if kind == "sliding" and kept < tokens and hybrid else 0
+                extra = 1 if kind == "sliding" and kept < tokens else 0
                 total += math.ceil(kept / self.block) + extra
         return total
 
@@ -206,9 +188,7 @@ def kv_layout(
     return KvLayout(block, page * size, groups)
 
 
-def kv_tokens(
-    layout: KvLayout, pool: float, context: int, in_flight: int, hybrid: bool
-) -> int:
+def kv_tokens(layout: KvLayout, pool: float, context: int, in_flight: int) -> int:
     """Tokens that a pool of ``pool`` bytes holds in requests of ``context`` tokens.
 
     As vLLM prints it ("GPU KV cache size"): concurrency at the full context x the context.
@@ -216,41 +196,54 @@ def kv_tokens(
     if pool <= 0 or layout.block_bytes <= 0:
         return 0
     blocks = int(pool // layout.block_bytes)
-    return int(blocks / layout.blocks(context, in_flight, hybrid) * context)
+    return int(blocks / layout.blocks(context, in_flight) * context)
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
 def kv_layouts(
-    architecture: Architecture, layout: Layout, kv_dtype: str, hybrid: bool = True
+    architecture: Architecture,
+    layout: Layout,
+    kv_dtype: str,
+    *,
+    hybrid: bool = True,
+    speculative: bool = False,
 ) -> tuple[KvLayout, ...]:
-    """``kv_layout`` of each pipeline stage."""
+    """``kv_layout`` of each pipeline stage; an MTP layer caches as the model's last one does.
+
+    ``hybrid``: the hybrid KV manager is on, so that layers with a window keep the window only.
+    """
+    parts = stages(len(architecture.layers), layout.pipeline)
+    held = [[architecture.layers[i] for i in part] for part in parts]
+    if speculative:
+        held[-1].append(architecture.layers[-1])
     return tuple(
-        kv_layout(
-            [architecture.layers[i] for i in part],
-            layout.tensor,
-            kv_dtype,
-            layout.context,
-            hybrid,
-        )
-        for part in stages(len(architecture.layers), layout.pipeline)
+        kv_layout(layers, layout.tensor, kv_dtype, layout.context, hybrid)
+        for layers in held
     )
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
 def activation_bytes(
-    architecture: Architecture, layout: Layout, engine: EngineMemory
+    architecture: Architecture,
+    layout: Layout,
+    tokens: int,
+    seqs: int,
+    *,
+    sampler_copies: float,
+    held_hidden_states: float = 0.0,
 ) -> float:
-    """Peak of the engine's profiling run beyond the weights.
+    """Peak of the engine's profiling run (``tokens`` in ``seqs`` requests) beyond the weights.
 
     Workspaces of the MoE kernels stay allocated; on top of them the larger of two moments: the
     widest layer of a full batch, or sampling for every sequence over the whole vocabulary.
+    ``sampler_copies``, ``held_hidden_states``: the engine's, see rules.py.
     """
-    tokens, hidden = engine.max_batched_tokens, architecture.hidden
+    hidden = architecture.hidden
     kept, transient = 0.0, 0.0
     for layer in set(architecture.layers):
         work, passing = _layer_activation(layer, layout, tokens, hidden)
         kept, transient = max(kept, work), max(transient, passing)
-    sampling = engine.sampler_copies * 4.0 * engine.max_seqs * architecture.vocabulary
+    sampling = sampler_copies * 4.0 * seqs * architecture.vocabulary
     residual = 4 * tokens * hidden * 2.0  # input, residual, shared experts', output
     normed = any(
         weight.name == "self_attn.q_norm"
@@ -258,11 +251,11 @@ def activation_bytes(
         if layer.moe
         for weight in layer.weights
     )
-    if normed and engine.graphs:
-        kept += engine.held_hidden_states * tokens * hidden * 2.0
+    if normed:
+        kept += held_hidden_states * tokens * hidden * 2.0
     peak = kept + max(transient + residual, sampling)
     if architecture.encoder:
-        peak = max(peak, _encoder_activation(architecture.encoder, layout.tensor))
+        peak = max(peak, encoder_activation(architecture.encoder, layout.tensor))
     return peak
 
 
@@ -316,11 +309,12 @@ def _layer_activation(
     )
 
 
-def _encoder_bytes(encoder: Encoder, tensor: int) -> float:
+def encoder_bytes(encoder: Encoder, tensor: int) -> float:
+    """Of a rank: split by its heads where they divide, else whole (vLLM's vision towers)."""
     divides = encoder.heads % tensor == 0
     return sum(weight.bytes for weight in encoder.weights) / (tensor if divides else 1)
 
 
-def _encoder_activation(encoder: Encoder, tensor: int) -> float:
+def encoder_activation(encoder: Encoder, tensor: int) -> float:
     """Of the largest image: patches x (hidden states, and a gated width of four times that)."""
     return encoder.max_patches * encoder.hidden * 2.0 * (3 + 8 / tensor)

@@ -15,7 +15,8 @@ from datetime import datetime
 from typing import Any
 
 from lemnos.errors import UsageError
-from lemnos.planning.predict import Fit, serve
+from lemnos.planning.budget import Fit
+from lemnos.planning.pace import serve
 from lemnos.planning.queueing import Request, Served, percentile
 from lemnos.planning.speed import StepModel
 from lemnos.spec.proposal import Proposal, Replayed, Slo

@@ -34,6 +34,8 @@ class EngineRules(Value):
     """Copies of a batch's hidden states that the compiled graph of a MoE with head norms keeps."""
     other_gib: float
     """Beyond torch at TP1: CUDA context, libraries (measured)."""
+    host_gib: float
+    """Host memory of a rank's processes, nothing offloaded: an estimate, not measured."""
     source: str
 
 

@@ -96,6 +96,8 @@ class StepModel:
     top_k: int
     graphs: bool
     largest_graph: int
+    weight_bandwidth: float
+    """Bytes/s at which weights are read, those in host memory included."""
 
 
 def step_model(
@@ -108,8 +110,15 @@ def step_model(
     kv_dtype: str = "auto",
     graphs: bool = True,
     largest_graph: int = 512,
+    offloaded: float = 0.0,
 ) -> StepModel:
-    """The step model of one replica. ``largest_graph``: tokens of the largest CUDA graph."""
+    """The step model of one replica.
+
+    ``largest_graph``: tokens of the largest CUDA graph; ``offloaded``: share of the weights
+    that is read from host memory, over the GPU's link to it.
+    """
+    near = gpu.bandwidth_gb_s * 1e9 * constants.memory
+    far = gpu.pcie_gb_s * 1e9 * constants.host_link
     moe = next((layer.moe for layer in architecture.layers if layer.moe), None)
     return StepModel(
         _stages(architecture, layout, kv_dtype),
@@ -122,6 +131,7 @@ def step_model(
         moe.top_k if moe else 0,
         graphs,
         largest_graph,
+        1.0 / ((1.0 - offloaded) / near + offloaded / far),
     )
 
 
@@ -264,7 +274,7 @@ def _stage_time(
     bandwidth = gpu.bandwidth_gb_s * 1e9
     time = 0.0
     for product in stage.dense:
-        reading = product.bytes / (bandwidth * constants.memory)
+        reading = product.bytes / model.weight_bandwidth
         time += max(
             reading, product.flop * _rows(model, tokens) / _peak(model, product.math)
         )
@@ -296,11 +306,10 @@ def _experts_time(model: StepModel, stage: Stage, tokens: float) -> float:
     ranks = layout.tensor * layout.data
     uneven = imbalance(hit, ranks) if layout.expert else 1.0
     fraction = min(1.0, hit / model.experts * uneven)
-    bandwidth = model.gpu.bandwidth_gb_s * 1e9 * constants.memory
     rows = everyone * model.top_k / max(1.0, hit)
     time = 0.0
     for product in stage.experts:
-        reading = product.bytes * fraction / bandwidth
+        reading = product.bytes * fraction / model.weight_bandwidth
         work = product.flop * everyone * uneven
         work /= _peak(model, product.math, constants.experts)
         time += max(reading, work * _rows(model, rows) / rows)

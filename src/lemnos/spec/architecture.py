@@ -6,6 +6,7 @@ elements unless a name says bytes.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -173,7 +174,11 @@ class Architecture:
     @property
     def checkpoint_bytes(self) -> float:
         """On disk: MTP layers with them."""
-        return sum(weight.bytes for weight in (*self.main_weights, *self.mtp))
+        encoder = self.encoder.weights if self.encoder else ()
+        total = sum(weight.bytes for weight in (*self.outside, *encoder, *self.mtp))
+        for layer, count in Counter(self.layers).items():
+            total += count * sum(weight.bytes for weight in layer.weights)
+        return total
 
     @property
     def active_parameters(self) -> int:

@@ -73,6 +73,12 @@ class Ask(Value):
     routing: Literal["alike", "even"] | None = None
     """How a MoE model's tokens are taken to be routed: all alike (random weights, as the
     measurements were), or evenly; None: figures as measured, choices as for even routing."""
+    speculative: bool = False
+    """MTP layers are loaded, to speculate with."""
+    cpu_offload_gib: Annotated[float, Field(ge=0, le=4096)] = 0.0
+    """Weights of each rank that are kept in host memory (``--cpu-offload-gb``)."""
+    kv_offload_gib: Annotated[float, Field(ge=0, le=65536)] = 0.0
+    """Host memory of an engine for KV blocks that leave the GPU (``--kv-offloading-size``)."""
     split: bool | None = None
     """Prefill and decode apart; None: where it is better."""
 
@@ -97,6 +103,9 @@ class Settings(Value):
     max_seqs: int
     eager: bool
     quantization: str | None = None
+    speculative: bool = False
+    cpu_offload_gib: float = 0.0
+    kv_offload_gib: float = 0.0
 
 
 class RankBudget(Value):
@@ -110,6 +119,20 @@ class RankBudget(Value):
     kv_cache: float
     unused: float
     """Left alone by the engine, or held by others."""
+
+
+class HostBudget(Value):
+    """Predicted host memory that a replica takes on each of its nodes, in GiB."""
+
+    processes: float
+    weights: float = 0.0
+    """Offloaded from the GPUs, pinned."""
+    kv_cache: float = 0.0
+    """Offloaded from the GPUs, pinned."""
+    needs: float
+    """All of it; reading the checkpoint passes through the page cache besides."""
+    free: float | None = None
+    """None: not known."""
 
 
 class Role(Value):
@@ -149,6 +172,7 @@ class Proposal(Value):
     """Besides this layout; their throughput is in the sum."""
     settings: Settings
     memory: RankBudget
+    host: HostBudget
     weights_gib_per_rank: float
     weights_gib_per_rank_interval: Interval
     kv_cache_tokens: int
@@ -156,6 +180,8 @@ class Proposal(Value):
     kv_cache_tokens_interval: tuple[int, int]
     kv_concurrency: float
     """Requests of the full context that one replica's KV cache holds."""
+    kv_offload_tokens: int = 0
+    """More, of prefixes seen before, that one engine keeps in host memory."""
     ttft_ms: float
     ttft_ms_interval: Interval
     tpot_ms: float
@@ -214,3 +240,5 @@ class Proposals(Value):
     """``--workload``: the log on the best plans, in their order."""
     smallest: str | None = None
     """Where nothing fits: the smallest hardware of the same kind that would do."""
+    with_offload: str | None = None
+    """Where nothing fits: what would with weights in host memory, and how slowly."""

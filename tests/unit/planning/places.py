@@ -5,7 +5,8 @@ from __future__ import annotations
 from lemnos.hardware.catalogue import cluster_named
 from lemnos.models.describe import describe
 from lemnos.planning.layouts import Site
-from lemnos.planning.search import Variant, propose_plans
+from lemnos.planning.options import Variant
+from lemnos.planning.search import propose_plans
 from lemnos.planning.sites import sites_of
 from lemnos.spec.architecture import Architecture
 from lemnos.spec.proposal import Ask, Proposals

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lemnos.hardware.catalogue import gpu_kind
+from lemnos.planning.budget import Fit
 from lemnos.planning.calibration import constants_for
 from lemnos.planning.fitting import Measured, MeasuredFile
 from lemnos.planning.measured import fitted_to
@@ -22,7 +23,6 @@ from lemnos.planning.memory import (
     stages,
     weights_per_stage,
 )
-from lemnos.planning.predict import Fit
 from lemnos.spec.document import load
 from lemnos.spec.layout import Layout
 from tests.unit.planning.places import model
@@ -125,11 +125,11 @@ def test_windows_stop_growing_only_while_the_hybrid_manager_is_on() -> None:
     layers = model("gpt-oss-120b").layers
     hybrid = kv_layout(layers, 1, "auto", 1, True)
     assert {kind for kind, _ in hybrid.groups} == {"full", "sliding"}
-    short, long = hybrid.blocks(8192, 0, True), hybrid.blocks(131_072, 0, True)
+    short, long = hybrid.blocks(8192, 0), hybrid.blocks(131_072, 0)
     assert long < short * 16
     plain = kv_layout(layers, 1, "auto", 1, False)
     assert len(plain.groups) == 1
-    assert plain.blocks(131_072, 0, False) == plain.blocks(8192, 0, False) * 16
+    assert plain.blocks(131_072, 0) == plain.blocks(8192, 0) * 16
 
 
 def test_linear_layers_keep_a_state_whatever_the_context() -> None:
@@ -149,7 +149,7 @@ def test_kv_tokens_fit_their_pool(
     pool: float, context: int, block_bytes: float
 ) -> None:
     layout = KvLayout(16, block_bytes, (("full", 0),))
-    tokens = kv_tokens(layout, pool, context, 0, True)
+    tokens = kv_tokens(layout, pool, context, 0)
     assert 0 <= tokens <= pool / block_bytes * 16 + 16
 
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware.catalogue import cluster_named
+from lemnos.planning.options import Variant
 from lemnos.planning.queueing import Request
 from lemnos.planning.replay import parse_log
-from lemnos.planning.search import Variant, propose_plans
+from lemnos.planning.search import propose_plans
 from lemnos.planning.sites import sites_of
 from lemnos.spec.proposal import Ask, Slo
 from tests.unit.planning.places import model

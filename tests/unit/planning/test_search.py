@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lemnos.planning.search import Variant, propose_plans
+from lemnos.planning.options import Variant
+from lemnos.planning.search import propose_plans
 from lemnos.planning.sites import sites_of
 from lemnos.spec.cluster import Cluster, Network, Node, NodeGpu
 from lemnos.spec.proposal import Ask, Proposal, Slo

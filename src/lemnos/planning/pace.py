@@ -1,21 +1,14 @@
-"""One layout on one site: what it would take and do, or why it cannot. Pure."""
+"""How fast a layout that fits would be, and when it would be ready. Pure."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from lemnos.planning.budget import Fit
 from lemnos.planning.calibration import Constants
 from lemnos.planning.layouts import Site
-from lemnos.planning.memory import (
-    GIB,
-    EngineMemory,
-    activation_bytes,
-    graph_bytes,
-    kv_layouts,
-    kv_tokens,
-    weights_per_stage,
-)
+from lemnos.planning.memory import GIB
 from lemnos.planning.queueing import (
     Limits,
     Request,
@@ -25,128 +18,15 @@ from lemnos.planning.queueing import (
     poisson,
     simulate,
 )
-from lemnos.planning.rules import EngineRules
-from lemnos.planning.speed import Fabric, StepModel, cpu_time, step_model, step_time
+from lemnos.planning.speed import Fabric, StepModel, step_model, step_time
 from lemnos.spec.architecture import Architecture
 from lemnos.spec.layout import Layout
-from lemnos.spec.proposal import Ask, RankBudget, Settings
+from lemnos.spec.proposal import Ask
 
 DEFAULT_BETWEEN_GBIT_S = 200.0
 """Counted on between nodes where nothing is known, and said so: one NDR200 or two 100G links."""
 DEFAULT_DISK_GB_S = 3.0
 """Counted on for reading weights where no disk was measured: a data-centre NVMe drive."""
-
-
-@dataclass(frozen=True)
-class Miss:
-    """Why a layout does not fit."""
-
-    sentence: str
-    need_gib: float
-    """A GPU, before any KV cache."""
-    hopeless: bool
-    """No smaller context would help."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A layout's memory: what is left for the KV cache, and what that holds."""
-
-    settings: Settings
-    budget: RankBudget
-    kv_tokens: int
-    kv_tokens_low: int
-    kv_tokens_high: int
-    """With activation and graphs predicted too low or too high by the error seen."""
-    engine: EngineMemory
-
-
-def settings_for(
-    architecture: Architecture, site: Site, ask: Ask, rules: EngineRules, kv_dtype: str
-) -> Settings:
-    """What the engine is told: what is pinned, else its defaults; no more memory than is free."""
-    large = site.memory_gib >= 70 and "A100" not in site.gpu.name
-    most = math.floor((site.free_gib - 0.3) / site.memory_gib * 100) / 100
-    batched = ask.max_batched_tokens or (
-        rules.batched_tokens if large else rules.batched_tokens_small
-    )
-    context = ask.context or architecture.max_context
-    seqs = ask.max_seqs or min(batched, rules.seqs if large else rules.seqs_small)
-    return Settings(
-        context=context,
-        kv_cache_dtype=kv_dtype,
-        utilization=max(0.05, min(ask.utilization or rules.utilization, most)),
-        max_batched_tokens=batched,
-        max_seqs=seqs,
-        eager=ask.eager,
-        quantization=ask.quantization,
-    )
-
-
-def fit(
-    architecture: Architecture,
-    layout: Layout,
-    site: Site,
-    settings: Settings,
-    rules: EngineRules,
-    constants: Constants,
-) -> Fit | Miss:
-    """The memory of the fullest rank, or why it does not fit."""
-    moe = any(layer.moe for layer in architecture.layers)
-    engine = EngineMemory(
-        settings.max_batched_tokens,
-        settings.max_seqs,
-        settings.kv_cache_dtype,
-        not settings.eager,
-        held_hidden_states=rules.held_hidden_states,
-        sampler_copies=rules.sampler_copies if moe else rules.dense_sampler_copies,
-    )
-    activation = activation_bytes(architecture, layout, engine) / GIB
-    reserved = rules.graph_estimate and (moe or rules.dense_graph_estimate)
-    graphs = 0.0
-    if reserved and not settings.eager:
-        graphs = graph_bytes(architecture, layout, settings.max_seqs) / GIB
-    other = rules.other_gib / layout.tensor
-    usable = min(settings.utilization * site.memory_gib, site.free_gib)
-    weights = [each / GIB for each in weights_per_stage(architecture, layout)]
-    left = [usable - w - activation - graphs - other for w in weights]
-    fullest = min(range(len(left)), key=left.__getitem__)
-    need = weights[fullest] + activation + graphs + other
-    if left[fullest] <= 0:
-        return Miss(
-            f"needs {need:.1f} GiB a GPU before any KV cache (weights {weights[fullest]:.1f}, "
-            f"activation {activation:.1f}), and {usable:.1f} GiB of {site.gpu.name} are usable",
-            need,
-            hopeless=True,
-        )
-    caches = kv_layouts(architecture, layout, settings.kv_cache_dtype)
-    in_flight = 2 * settings.max_batched_tokens
-    room = []
-    for error in (0.0, -constants.error.memory, constants.error.memory):
-        pools = [(each + error * need) * GIB for each in left]
-        room.append(
-            min(
-                kv_tokens(cache, pool, settings.context, in_flight, True)
-                for cache, pool in zip(caches, pools, strict=True)
-            )
-        )
-    if room[0] < settings.context:
-        return Miss(
-            f"one request of {settings.context} tokens needs more KV cache than the "
-            f"{max(room[0], 0)} tokens that {left[fullest]:.1f} GiB hold",
-            need,
-            hopeless=False,
-        )
-    budget = RankBudget(
-        total=site.memory_gib,
-        weights=round(weights[fullest], 3),
-        activation=round(activation, 3),
-        graphs=round(graphs, 3),
-        other=round(other, 3),
-        kv_cache=round(left[fullest], 3),
-        unused=round(site.memory_gib - usable, 3),
-    )
-    return Fit(settings, budget, room[0], min(room), max(room), engine)
 
 
 def fabric_of(layout: Layout, site: Site) -> Fabric:
@@ -182,6 +62,7 @@ def steps_of(
         kv_dtype=fitted.settings.kv_cache_dtype,
         graphs=not fitted.settings.eager,
         largest_graph=min(512, 2 * fitted.settings.max_seqs),
+        offloaded=fitted.offloaded,
     )
 
 
@@ -321,6 +202,3 @@ def _streams(ask: Ask, model: StepModel, fitted: Fit, replicas: int) -> float:
 def _admitted(ask: Ask, fitted: Fit, streams: float) -> float:
     held = fitted.kv_tokens // (ask.input_tokens + ask.output_tokens)
     return max(1.0, min(streams, held, fitted.settings.max_seqs))
-
-
-__all__ = ["Fit", "Pace", "cpu_time", "fit", "paced", "quick_pace", "settings_for"]
