@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 
 from lemnos.models.headers import Matrix, Tensor, matrices
+from lemnos.models.naming import is_encoder, is_mtp
 from lemnos.spec.architecture import Architecture
 
 BYTES_APART = 0.01
 """Scales are kept in more ways than a config says; more than this is another format."""
-
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_MTP = re.compile(r"(?:^|\.)mtp\.")
-_ENCODER = re.compile(
-    r"(?:^|\.)(visual|vision\w*|vit|audio\w*|image_newline|mm_projector|"
-    r"multi_modal_projector|multimodal_projector|patch_merge\w*)\."
-)
-
-
-def is_encoder(name: str) -> bool:
-    """Whether a tensor of that name belongs to an encoder of images or sounds."""
-    return bool(_ENCODER.search(name))
-
-
-def is_mtp(name: str, layers: int) -> bool:
-    """Whether a tensor of that name belongs to a next-token-prediction layer."""
-    if is_encoder(name):
-        return False
-    found = _LAYER.search(name)
-    return bool(_MTP.search(name)) or bool(found and int(found[1][:9]) >= layers)
 
 
 def carries_mtp_embeddings(names: Iterable[str], layers: int) -> bool:

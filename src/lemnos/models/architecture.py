@@ -105,7 +105,7 @@ def architecture_of(
     encoder = (
         ENCODERS[wrapper](vision, text) if vision.data and wrapper in ENCODERS else None
     )
-    names = config.items("architectures")
+    names = config.texts("architectures")
     return Architecture(
         name=shown(names[0], 80) if names else family,
         family=family,
@@ -131,9 +131,9 @@ def _language_model(config: Config) -> tuple[Config, str]:
 
 
 def _unknown(config: Config, family: str) -> LemnosError:
-    if not family and not config.items("architectures"):
+    if not family and not config.texts("architectures"):
         return config.bad("model_type", "is missing")
-    names = [*config.items("architectures"), family]
+    names = [*config.texts("architectures"), family]
     return LemnosError(
         f"the architecture '{shown(names[0])}' (model_type '{shown(family)}') is not known",
         where=config.where,

@@ -23,8 +23,6 @@ def from_config(
 ) -> Architecture:
     """From the config, held against the tensors' ``names`` (an index) and headers, if given."""
     plain = architecture_of(config)
-    if not plain.layers:
-        raise LemnosError("has no layers", where=config.where)
     names = list(names)
     own = agreement.carries_mtp_embeddings(names, len(plain.layers))
     if own:

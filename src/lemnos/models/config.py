@@ -39,7 +39,7 @@ class Config:
             raise self.bad(key, f"is no whole number: {_short(value)}")
         if value < 0 or (value == 0 and not zero):
             raise self.bad(key, f"is {value}")
-        limit = LIMITS["layers"] if "layers" in key else LIMITS["size"]
+        limit = next((LIMITS[what] for what in LIMITS if what in key), LIMITS["size"])
         if value > limit:
             raise self.bad(
                 key, f"is {_short(value)}, more than any model has ({limit})"
@@ -74,6 +74,20 @@ class Config:
         if not isinstance(value, list) or len(value) > 1_000_000:
             raise self.bad(key, f"is no list: {_short(value)}")
         return value
+
+    def texts(self, key: str) -> list[str]:
+        """A list of texts; empty where the key is missing or null."""
+        listed = self.items(key)
+        if all(isinstance(value, str) for value in listed):
+            return listed
+        raise self.bad(key, f"is no list of texts: {_short(listed)}")
+
+    def numbers(self, key: str) -> list[int]:
+        """A list of whole numbers; empty where the key is missing or null."""
+        listed = self.items(key)
+        if all(type(value) is int for value in listed):
+            return listed
+        raise self.bad(key, f"is no list of whole numbers: {_short(listed)}")
 
     def part(self, key: str) -> Config:
         """An object inside; an empty one where the key is missing or null."""

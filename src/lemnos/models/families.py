@@ -78,11 +78,11 @@ def qwen3_moe(config: Config) -> list[Layer]:
     attention = gqa(config, bias=bias, output_bias=bias, norm="head")
     experts = routed(config, "mlp", "num_experts", "moe_intermediate_size")
     step = config.number("decoder_sparse_step", 1)
-    dense_only = set(map(str, config.items("mlp_only_layers")))
+    dense_only = set(config.numbers("mlp_only_layers"))
     sparse = moe_layer(config, attention, experts)
     dense = dense_layer(config, attention) if step > 1 or dense_only else sparse
     return [
-        sparse if (i + 1) % step == 0 and str(i) not in dense_only else dense
+        sparse if (i + 1) % step == 0 and i not in dense_only else dense
         for i in range(layer_count(config))
     ]
 
@@ -114,7 +114,7 @@ def deepseek(config: Config) -> list[Layer]:
 
 def deepseek_sparse(config: Config) -> list[Layer]:
     """DeepSeek-V3.2 and GLM-5: MLA whose indexer picks the tokens looked at."""
-    kinds = [str(kind) for kind in config.items("indexer_types")]
+    kinds = config.texts("indexer_types")
     if not set(kinds) - {"full"}:
         return _first_dense(config, mla(config, indexer=True), _glm_experts(config))
     # GLM-5.2 and later: layers marked "shared" use the index of the one before.
@@ -139,7 +139,7 @@ def gpt_oss(config: Config) -> list[Layer]:
         Weight("mlp.experts.down_proj", hidden, inner, "experts", count),
         Weight("mlp.experts.down_proj_bias", hidden, 1, "experts", count),
     )
-    kinds = [str(kind) for kind in config.items("layer_types")] or [
+    kinds = config.texts("layer_types") or [
         "sliding_attention" if i % 2 == 0 else "full_attention"
         for i in range(layer_count(config))
     ]
@@ -166,15 +166,15 @@ def llama4(config: Config) -> list[Layer]:
         *gated("feed_forward.shared_expert", hidden, inner),
     )
     interval = config.number("no_rope_layer_interval", 4)
-    no_rope = config.items("no_rope_layers")
+    no_rope = config.numbers("no_rope_layers")
     step = config.number("interleave_moe_layer_step", 1)
-    listed = set(map(str, config.items("moe_layers")))
+    listed = set(config.numbers("moe_layers"))
     window = config.optional("attention_chunk_size")
     layers = []
     built: dict[tuple[bool, bool], Layer] = {}
     for i in range(layer_count(config)):
         local = bool(no_rope[i]) if i < len(no_rope) else (i + 1) % interval != 0
-        sparse = str(i) in listed if listed else (i + 1) % step == 0
+        sparse = i in listed if listed else (i + 1) % step == 0
         if (local, sparse) not in built:
             kind: Kind = "chunked" if local and window else "full"
             attention = gqa(config, kind=kind)
@@ -211,7 +211,7 @@ def _first_dense(
 ) -> list[Layer]:
     """The first layers dense, the others routed."""
     count = layer_count(config)
-    kinds = [str(kind) for kind in config.items("mlp_layer_types")]
+    kinds = config.texts("mlp_layer_types")
     first = config.number("first_k_dense_replace", 1 if not kinds else 0, zero=True)
     if first > count:
         raise config.bad(
@@ -233,7 +233,7 @@ def _mostly_linear(config: Config, *, fused: bool) -> list[Layer]:
         more = gated("mlp.shared_expert", hidden, shared)
         weights = (*weights, *more, Weight("mlp.shared_expert_gate", 1, hidden))
     interval = config.number("full_attention_interval", 4)
-    kinds = [str(kind) for kind in config.items("layer_types")] or [
+    kinds = config.texts("layer_types") or [
         "full_attention" if (i + 1) % interval == 0 else "linear_attention"
         for i in range(layer_count(config))
     ]

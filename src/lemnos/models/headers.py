@@ -33,6 +33,8 @@ _PART = re.compile(
 )
 """What a tensor is to its matrix, at the end of its name."""
 _MAIN = ("weight", "qweight", "weight_packed", "blocks", "")
+_OF_ACTIVATIONS = ("k_scale", "v_scale", "q_scale", "input_scale", "output_scale")
+_ZEROS = ("qzeros", "weight_zero_point")
 _SCALES = ("weight_scale_inv", "weight_scale", "scales", "scale_inv", "scale")
 
 
@@ -104,11 +106,13 @@ def matrices(tensors: Iterable[Tensor]) -> dict[str, Matrix]:
         parts[base][found[1] if found else ""] = tensor
     made = {}
     for name, own in parts.items():
-        kind = next((kind for kind in _MAIN if kind in own), None)
-        if kind is not None:
-            made[name] = _matrix(name, own, kind)
+        main = next((kind for kind in _MAIN if kind in own), None)
+        if main is not None:
+            made[name] = _matrix(name, own, main)
             continue
-        for tensor in own.values():  # scales of nothing: learned ones
+        for kind, tensor in own.items():  # scales of no weight: learned ones
+            if kind in _OF_ACTIVATIONS:
+                continue  # of the KV cache or of inputs, and nothing of the model
             made[tensor.name] = Matrix(
                 tensor.name, tensor.shape, _plain(tensor), tensor.bytes
             )
@@ -122,7 +126,8 @@ def _matrix(name: str, own: Mapping[str, Tensor], kind: str) -> Matrix:
     if len(own) == 1 and kind in ("weight", ""):
         return Matrix(name, main.shape, _plain(main), total)
     base, shape = _unpacked(main, kind, scale, own.get("qzeros"))
-    return Matrix(name, shape, _scaled(base, shape, scale, main, total), total)
+    spread = sum(own[kind].bytes for kind in _ZEROS if kind in own)
+    return Matrix(name, shape, _scaled(base, shape, scale, spread), total)
 
 
 def _plain(tensor: Tensor) -> Store:
@@ -170,32 +175,44 @@ def _bits(store: Store, packed: int, wide: int) -> Store:
 
 
 def _scaled(
-    base: Store, shape: tuple[int, ...], scale: Tensor | None, main: Tensor, total: int
+    base: Store, shape: tuple[int, ...], scale: Tensor | None, zeros: int
 ) -> Store:
-    """``base`` with the blocks that its scales have, and the bytes of scales and zero points."""
+    """``base`` with the blocks that its scales have. ``zeros``: bytes of the zero points."""
     if len(shape) < 2 or scale is None or not math.prod(shape):
         return base
     rows, columns = shape[-2:]
     high, wide = _scales(base, shape, scale)
     if high * wide == 1:
         return base  # one a matrix: some bytes
-    each = (total - main.bytes) / (high * wide * math.prod(shape[:-2]))
-    block = (
-        -(-rows // high) if high > 1 else 0,
-        -(-columns // wide) if wide > 1 else 0,
-    )
+    each = (scale.bytes + zeros) / (high * wide * math.prod(shape[:-2]))
+    block = _block(rows, high), _block(columns, wide)
     if base.name == "fp8-tensor":
         channel = block in ((1, 0), (0, 1))
-        name = "fp8-channel" if channel else "fp8-block"
-        base = MXFP8 if block == (1, 32) else STORES[name]
+        base = (
+            MXFP8
+            if block == (1, 32)
+            else STORES["fp8-channel" if channel else "fp8-block"]
+        )
+        if not channel:  # of a matrix narrower than a block, the other side shows it
+            block = block[0] or block[1], block[1] or block[0]
     return replace(base, block=block, scale_bytes=each)
 
 
 def _scales(base: Store, shape: tuple[int, ...], scale: Tensor) -> tuple[int, int]:
     """How many scales there are along the outputs and the inputs of each matrix."""
     each, rows = scale.elements // math.prod(shape[:-2]), shape[-2]
-    if (
-        base.bits < 8 or len(scale.shape) < 2
-    ):  # GPTQ's and AWQ's lie the other way round
+    if base.bits < 8 or base.name == "gptq" or len(scale.shape) < 2:
+        # GPTQ's and AWQ's lie the other way round.
         return (rows, each // rows) if each >= rows else (1, 1)
     return max(1, scale.shape[-2]), max(1, scale.shape[-1])
+
+
+def _block(size: int, count: int) -> int:
+    """How many rows or columns share one of ``count`` scales; 0: all of them.
+
+    The last block may be cut off, so that several lengths are possible: powers of two first.
+    """
+    if count <= 1:
+        return 0
+    length = 1 << max(0, (size // count - 1).bit_length())
+    return length if -(-size // length) == count else -(-size // count)

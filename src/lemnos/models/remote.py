@@ -16,8 +16,9 @@ from lemnos.models.hubs import hub_problem
 from lemnos.models.safetensors import Header, header_size, parse_header
 from lemnos.models.sources import Source
 
-FIRST = 1 << 20
-"""Bytes asked for at once: most headers are shorter, so that one request has them."""
+FIRST = 1 << 16
+"""Bytes of each file asked for at first; a second request has the rest of a longer header.
+Of weights, at most so many bytes a file are sent."""
 AT_ONCE = 8
 """Requests at a time."""
 ATTEMPTS = 3

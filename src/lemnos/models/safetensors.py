@@ -36,17 +36,30 @@ def read_header(path: Path) -> Header:
 
 
 def header_size(first: bytes, size: int, where: str, fix: str = AGAIN) -> int:
-    """Bytes of the header, from a file's ``first`` 8 bytes and its ``size``."""
+    """Bytes of the header, from a file's ``first`` 8 bytes and its ``size``.
+
+    Raises LemnosError for sizes that no header has, or that the file cannot hold.
+    """
     count = struct.unpack("<Q", first[:8])[0] if len(first) >= 8 else 0
-    if not 2 <= count <= min(HEADER_LIMIT, size - 8):
-        raise _bad(
-            where, "is cut off, or no safetensors file: its header cannot be", fix
+    if min(len(first), size) < 8:
+        raise _bad(where, "is cut off: not even the length of its header is there", fix)
+    if not 2 <= count <= HEADER_LIMIT:
+        what = f"is no safetensors file: its header would have {count} bytes"
+        raise _bad(where, what, fix)
+    if count > size - 8:
+        what = (
+            f"is cut off within its header: it has {size} bytes of {count + 8} or more"
         )
+        raise _bad(where, what, fix)
     return int(count)
 
 
 def parse_header(text: bytes, size: int, where: str, fix: str = AGAIN) -> Header:
-    """A header's ``text``, held against the file's ``size``."""
+    """A header's ``text``, held against the file's ``size``.
+
+    Raises LemnosError for what is no JSON object of tensors, and for byte ranges that overlap,
+    leave gaps, or do not end where the file does.
+    """
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
@@ -110,12 +123,16 @@ def parse_index(text: bytes, where: str, fix: str = AGAIN) -> dict[str, str]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _bad(where, "is not a valid index", fix) from None
     plain = isinstance(weight_map, dict) and all(
-        isinstance(name, str) and "\0" not in name and Path(name).name == name
-        for name in weight_map.values()
+        isinstance(name, str) and _is_plain(name) for name in weight_map.values()
     )
     if not plain or not weight_map:
         raise _bad(where, "is not a valid index: weight_map names no plain files", fix)
     return dict(weight_map)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether ``name`` can be that of a file in the same directory, and be shown."""
+    return 0 < len(name) <= 200 and name.isprintable() and Path(name).name == name
 
 
 def check_index(
@@ -141,7 +158,7 @@ def check_index(
 def _range(where: str, name: str, entry: Any, fix: str) -> tuple[int, int]:
     try:
         begin, end = entry["data_offsets"]
-        if isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end:
+        if type(begin) is type(end) is int and 0 <= begin <= end:
             return begin, end
     except (TypeError, ValueError, KeyError):
         pass
