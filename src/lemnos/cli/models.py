@@ -25,8 +25,19 @@ Hosts = Annotated[
 
 
 @app.command("ls")
-def ls(as_json: Json = False) -> None:
+def ls(
+    known: Annotated[
+        bool,
+        typer.Option(
+            "--known", help="The checkpoints that plans know without a download."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """List the models that are here, and those that the catalogue knows."""
+    if known:
+        _ls_known(as_json)
+        return
     from lemnos.models.catalogue import catalogue
     from lemnos.models.store import list_models
 
@@ -164,6 +175,28 @@ def prune(
     for name in removed:
         out().print(f"removed {name}", markup=False)
     err().print(f"{size(freed)} freed", markup=False)
+
+
+def _ls_known(as_json: bool) -> None:
+    """The checkpoints whose architectures lemnos carries."""
+    from lemnos.models.known import known_figures
+
+    figures = known_figures()
+    if as_json:
+        print_json({"known": figures})
+        return
+    grid = table("name", "parameters", "active", "stored", "size", "context", "source")
+    for each in figures:
+        grid.add_row(
+            each.name,
+            f"{each.parameters / 1e9:.1f} B",
+            f"{each.active_parameters / 1e9:.1f} B",
+            each.stored,
+            f"{each.size_gib:,.1f} GiB",
+            f"{each.context:,}",
+            each.source,
+        )
+    out().print(grid)
 
 
 def _in_use() -> dict[str, str]:

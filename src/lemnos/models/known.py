@@ -43,6 +43,25 @@ class Known(Value):
         return self.source.partition("://")[2]
 
 
+class KnownFigures(Value):
+    """What people compare checkpoints by."""
+
+    name: str
+    parameters: int
+    """Without next-token-prediction layers."""
+    active_parameters: int
+    """Multiplied for each token."""
+    stored: str
+    """How most of the weights are stored: ``fp8-channel``."""
+    size_gib: float
+    """Of the files: next-token-prediction layers with them."""
+    context: int
+    """The longest, in tokens."""
+    source: str
+    about: str
+    licence: str
+
+
 class KnownFile(Value):
     """The whole of ``architectures.yaml``."""
 
@@ -88,4 +107,24 @@ def known_architecture(entry: Known, quantization: str | None = None) -> Archite
         Config(data, f"{entry.name}'s config"),
         quantization=quantization,
         mtp_embeddings=entry.mtp_embeddings,
+    )
+
+
+def known_figures() -> tuple[KnownFigures, ...]:
+    """The figures of every entry, in the file's order."""
+    return tuple(_figures(entry) for entry in known_models())
+
+
+def _figures(entry: Known) -> KnownFigures:
+    architecture = known_architecture(entry)
+    return KnownFigures(
+        name=entry.name,
+        parameters=architecture.parameters,
+        active_parameters=architecture.active_parameters,
+        stored=architecture.stored,
+        size_gib=round(architecture.checkpoint_bytes / 2**30, 2),
+        context=architecture.max_context,
+        source=entry.source,
+        about=entry.about,
+        licence=entry.licence,
     )
