@@ -14,6 +14,7 @@ which tests/unit/models/test_architecture.py holds lemnos' own counts against.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ def main() -> None:
             if name in model.state_dict()
         )
         counts[path.stem] = sum(names.values()) + kept
-        print(f"{path.stem:24} {counts[path.stem]:>20,}")
+        sys.stdout.write(f"{path.stem:24} {counts[path.stem]:>20,}\n")
     found = {"transformers": transformers.__version__, "parameters": counts}
     OUT.write_text(json.dumps(found, indent=1) + "\n")
 

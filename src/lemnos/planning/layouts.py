@@ -70,6 +70,8 @@ def candidates(architecture: Architecture, site: Site, ask: Ask) -> Iterator[Lay
                 for expert in choices:
                     if data > 1 and ask.expert is None and not expert:
                         continue  # data-parallel MoE layers want whole experts
+                    if data > 1 and pipeline > 1 and not (ask.data and ask.pipeline):
+                        continue  # every rank of every stage waits for all: pinned only
                     for context in _context_ways(architecture, tensor, ask):
                         yield Layout(
                             tensor=tensor,
