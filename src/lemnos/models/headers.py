@@ -201,7 +201,7 @@ def _scaled(
 def _scales(base: Store, shape: tuple[int, ...], scale: Tensor) -> tuple[int, int]:
     """How many scales there are along the outputs and the inputs of each matrix."""
     each, rows = scale.elements // math.prod(shape[:-2]), shape[-2]
-    if base.bits < 8 or base.name == "gptq" or len(scale.shape) < 2:
+    if base.bits < 8 or base.name in ("awq", "gptq") or len(scale.shape) < 2:
         # GPTQ's and AWQ's lie the other way round.
         return (rows, each // rows) if each >= rows else (1, 1)
     return max(1, scale.shape[-2]), max(1, scale.shape[-1])

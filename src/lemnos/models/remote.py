@@ -22,6 +22,8 @@ Of weights, at most so many bytes a file are sent."""
 AT_ONCE = 8
 """Requests at a time."""
 ATTEMPTS = 3
+PASSING = (429, 500, 502, 503, 504)
+"""Statuses that another attempt may not meet."""
 DAMAGED = "choose another revision (--revision): the hub's file is damaged"
 
 
@@ -70,25 +72,25 @@ class Hub:
         return parse_header(text[8 : 8 + count], file.size, where, DAMAGED)
 
     def _bytes(self, file: RemoteFile, start: int, count: int) -> bytes:
-        """``count`` bytes from ``start``, fewer at the end; tried again where that may help."""
+        """``count`` bytes from ``start``, fewer at the end of the file.
+
+        Tried again where that may help. Raises LemnosError with the hub's reason.
+        """
         where = f"{self.source}: {file.path}"
         token = "HF_TOKEN" if self.source.kind == "hf" else "MODELSCOPE_API_TOKEN"
-        for attempt in range(1, ATTEMPTS):
+        attempt = 1
+        while True:
             try:
                 return self._ask(file, start, count)
-            except httpx2.HTTPStatusError as error:
-                if error.response.status_code not in (429, 500, 502, 503, 504):
-                    break  # the same answer again, and the sentence for it
-            except httpx2.TransportError:
-                pass
+            except httpx2.HTTPError as error:
+                code = 0
+                if isinstance(error, httpx2.HTTPStatusError):
+                    code = error.response.status_code
+                passing = code in PASSING or isinstance(error, httpx2.TransportError)
+                if attempt == ATTEMPTS or not passing:
+                    raise hub_problem(code, error, where, token) from None
             time.sleep(0.5 * attempt)
-        try:
-            return self._ask(file, start, count)
-        except httpx2.HTTPStatusError as error:
-            code = error.response.status_code
-            raise hub_problem(code, error, where, token) from None
-        except httpx2.HTTPError as error:
-            raise hub_problem(0, error, where, token) from None
+            attempt += 1
 
     def _ask(self, file: RemoteFile, start: int, count: int) -> bytes:
         headers = {

@@ -75,8 +75,11 @@ def parse_header(text: bytes, size: int, where: str, fix: str = AGAIN) -> Header
             raise _bad(where, f"has a gap or an overlap in its data at byte {end}", fix)
         end = stop
     needed = 8 + len(text) + end
-    if needed != size:
+    if needed > size:
         raise _bad(where, f"is cut off: it needs {needed} bytes, and has {size}", fix)
+    if needed < size:
+        what = f"has {size - needed} bytes after the data that its header names"
+        raise _bad(where, what, fix)
     return header
 
 
