@@ -99,8 +99,9 @@ class Config:
         return Config(value, self.where, f"{self.prefix}{key}.")
 
     def bad(self, key: str, what: str) -> LemnosError:
+        """The error that names ``key`` with its way; ``what`` is wrong with it."""
         return LemnosError(
-            f"'{self.prefix}{key}' {what}",
+            f"'{shown(self.prefix + key, 200)}' {what}",
             where=self.where,
             fix="compare it with the model's own config.json on its hub, and download it again",
         )

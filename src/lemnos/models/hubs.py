@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx2
 
 from lemnos.errors import LemnosError, UsageError, near
+from lemnos.models.config import shown
 from lemnos.models.download import RemoteFile
 from lemnos.models.sources import Source
 from lemnos.spec.facts import ModelFormat
@@ -218,8 +219,10 @@ def hub_problem(code: int, error: Exception, where: str, token: str) -> LemnosEr
 
 
 def _plain(files: list[RemoteFile], source: Source) -> tuple[RemoteFile, ...]:
-    """The files, if none of them would be written outside of the model's directory."""
+    """The files, if none would be written outside of the model's directory, or act on a terminal."""
     for file in files:
-        if file.path.startswith("/") or ".." in file.path.split("/"):
-            raise LemnosError(f"the hub names a file '{file.path}'", where=str(source))
+        outside = file.path.startswith("/") or ".." in file.path.split("/")
+        if outside or not file.path.isprintable():
+            what = f"the hub names a file '{shown(file.path)}'"
+            raise LemnosError(what, where=str(source), fix="choose another repository")
     return tuple(files)

@@ -161,7 +161,7 @@ def check_index(
 def _range(where: str, name: str, entry: Any, fix: str) -> tuple[int, int]:
     try:
         begin, end = entry["data_offsets"]
-        if type(begin) is type(end) is int and 0 <= begin <= end:
+        if type(begin) is type(end) is int and 0 <= begin <= end < 2**63:
             return begin, end
     except (TypeError, ValueError, KeyError):
         pass

@@ -17,7 +17,13 @@ from lemnos.models.architecture import (
 )
 from lemnos.models.config import Config, shown
 from lemnos.models.families import FAMILIES
-from lemnos.models.known import known_architecture, known_models, known_named
+from lemnos.models.known import (
+    known_architecture,
+    known_figures,
+    known_models,
+    known_named,
+    variants_of,
+)
 from lemnos.spec.architecture import Architecture
 from tests.unit.models.configs import CONFIGS, config_of
 
@@ -176,6 +182,67 @@ def test_qwens_mtp_layer_is_one_more_layer() -> None:
     assert with_mtp.mtp_parameters == last + 2 * 2048 * 2048 + 3 * 2048
 
 
+def variant(name: str, **changes: object) -> Architecture:
+    return architecture_of(Config({**config_of(name).data, **changes}, "here"))
+
+
+def test_biases_are_counted() -> None:
+    plain = variant("llama-3.1-8b")
+    qwen2 = variant("llama-3.1-8b", model_type="qwen2")
+    assert qwen2.parameters - plain.parameters == 32 * (4096 + 2 * 1024)
+    biased = variant("llama-3.1-8b", attention_bias=True, mlp_bias=True)
+    each = 2 * 4096 + 2 * 1024 + 2 * 14336 + 4096
+    assert biased.parameters - plain.parameters == 32 * each
+    latent = variant("deepseek-v3", attention_bias=True)
+    each = 576 + 7168 + 1536
+    assert latent.parameters - variant("deepseek-v3").parameters == 61 * each
+    vision = dict(config_of("glm-4.6v").data["vision_config"])
+    eyes = variant("glm-4.6v", vision_config=vision | {"attention_bias": True})
+    each = 3 * vision["hidden_size"]
+    assert eyes.parameters - PARAMETERS["glm-4.6v"] == vision["depth"] * each
+
+
+def test_a_tied_head_is_the_embedding() -> None:
+    plain, tied = variant("qwen3-8b"), variant("qwen3-8b", tie_word_embeddings=True)
+    assert plain.parameters - tied.parameters == 151936 * 4096
+    assert plain.active_parameters == tied.active_parameters
+
+
+def test_mistrals_window_is_every_layers() -> None:
+    layers = variant("llama-3.1-8b", model_type="mistral", sliding_window=4096).layers
+    assert {(x.attention.kind, x.attention.window) for x in layers} == {
+        ("sliding", 4096)
+    }
+
+
+def test_linear_projections_apart_or_fused_are_as_many() -> None:
+    apart = variant("qwen3-next-80b-a3b", model_type="qwen3_5_moe_text")
+    assert apart.parameters == PARAMETERS["qwen3-next-80b-a3b"]
+    assert len(apart.layers[0].weights) == 2 + len(
+        variant("qwen3-next-80b-a3b").layers[0].weights
+    )
+
+
+def test_layers_that_are_listed_as_dense() -> None:
+    listed = variant("qwen3-30b-a3b", mlp_only_layers=[0, 2])
+    assert [layer.moe is None for layer in listed.layers[:4]] == [True, False] * 2
+    kinds = ["dense"] * 2 + ["sparse"] * 90
+    by_type = variant("glm-4.6", mlp_layer_types=kinds, first_k_dense_replace=None)
+    assert [layer.moe is None for layer in by_type.layers[:4]] == [True] * 2 + [
+        False
+    ] * 2
+
+
+def test_the_figures_of_the_known() -> None:
+    figures = {each.name: each for each in known_figures()}
+    assert list(figures) == [entry.name for entry in known_models()]
+    air = figures["glm-4.5-air-fp8"]
+    assert (air.parameters, air.context) == (106_852_251_264, 131_072)
+    assert (air.stored, air.licence) == ("fp8-channel", "MIT")
+    assert air.size_gib == pytest.approx(113.2e9 / 2**30, rel=0.003)
+    assert air.active_parameters == known("glm-4.5-air").active_parameters
+
+
 def test_published_checkpoints_are_found_by_each_of_their_names() -> None:
     for name in (
         "glm-4.6",
@@ -187,6 +254,13 @@ def test_published_checkpoints_are_found_by_each_of_their_names() -> None:
         assert entry and entry.name == "glm-4.6"
     assert known_named("GLM-4.6x") is None
     assert known_named("Qwen3-Next-80B-A3B-Instruct") is not None
+
+
+def test_checkpoints_of_one_model_know_each_other() -> None:
+    entry = known_named("glm-4.7-nvfp4")
+    assert entry is not None
+    names = {other.name for other in variants_of(entry)}
+    assert names == {"glm-4.7", "glm-4.7-fp8", "glm-4.7-awq", "glm-4.7-nvfp4"}
 
 
 def test_names_are_found_once() -> None:
@@ -251,6 +325,15 @@ def refused(says: str, name: str, **changes: object) -> None:
         ("has the unknown kind 'x'", "gpt-oss-20b", {"layer_types": ["x"] * 24}),
         ("'layer_types' is no list", "gpt-oss-20b", {"layer_types": "x"}),
         ("'q_lora_rank' is missing", "glm-5", {"q_lora_rank": None}),
+        (
+            ".65. is more than the 32 experts",
+            "gpt-oss-20b",
+            {"num_experts_per_tok": 65},
+        ),
+        ("more than any model has", "qwen3-30b-a3b", {"num_experts": 10**6}),
+        (".5. does not divide 32", "qwen3-next-80b-a3b", {"linear_num_key_heads": 5}),
+        ("is no list of texts: .7", "gpt-oss-20b", {"layer_types": [7] * 24}),
+        ("is no list of whole", "qwen3-30b-a3b", {"mlp_only_layers": ["0"]}),
     ],
 )
 def test_keys_that_cannot_be_right(

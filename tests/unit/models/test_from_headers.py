@@ -10,6 +10,7 @@ import pytest
 
 from lemnos.errors import LemnosError
 from lemnos.models.architecture import architecture_of
+from lemnos.models.checkpoint import from_headers
 from lemnos.models.config import Config
 from lemnos.models.from_headers import LONGEST, architecture_from_headers
 from lemnos.models.headers import Tensor
@@ -179,6 +180,16 @@ def test_layers_without_attention_keep_nothing() -> None:
     assert "keep nothing of a token" in " ".join(found.notes)
 
 
+def test_smaller_stacks_are_counted_and_no_layers() -> None:
+    tower = tensor("tower.blocks.0.fc1.weight", "BF16", 8, 8)
+    before = [replace(each, name=f"h.0.{each.name}") for each in attention()]
+    embedding = tensor("wte.weight", "BF16", 1000, 64)
+    config = Config({"head_dim": 8}, "x")
+    plain = architecture_from_headers([*before, embedding], "here", config)
+    more = architecture_from_headers([*before, embedding, tower], "here", config)
+    assert len(more.layers) == 1 and more.parameters == plain.parameters + 64
+
+
 def test_experts_without_names_for_their_width() -> None:
     experts = [
         tensor(f"moe.experts.{n}.{name}.weight", "BF16", *shape)
@@ -306,3 +317,8 @@ def test_what_shows_too_little_is_a_sentence(
 def test_what_is_no_language_model(found: list[Tensor], says: str) -> None:
     with pytest.raises(LemnosError, match=says):
         architecture_from_headers(found, "here")
+
+
+def test_without_files_there_is_nothing_to_trust() -> None:
+    with pytest.raises(LemnosError, match="has no safetensors files whose headers"):
+        from_headers([], "here", None, None)
