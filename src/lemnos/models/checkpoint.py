@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -13,6 +14,9 @@ from lemnos.models.from_headers import architecture_from_headers
 from lemnos.models.headers import Tensor, tensors_of
 from lemnos.models.safetensors import Header
 from lemnos.spec.architecture import Architecture
+
+_COPIES = re.compile(r"/|^consolidated")
+"""Files of the same weights in another layout: Mistral's and Meta's own."""
 
 
 def from_config(
@@ -51,6 +55,12 @@ def from_headers(
             fix="give a directory or a hub's model with safetensors files",
         )
     return architecture_from_headers(tensors, where, config, quantization=quantization)
+
+
+def without_copies(paths: Iterable[str]) -> list[str]:
+    """The safetensors files that hold a model, without the same weights in other layouts."""
+    listed = list(paths)
+    return [path for path in listed if not _COPIES.search(path)] or listed
 
 
 def tensors_in(headers: Mapping[str, Header], where: str, fix: str) -> list[Tensor]:

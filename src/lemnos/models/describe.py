@@ -7,11 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lemnos.errors import UsageError, near
+from lemnos.errors import LemnosError, UsageError, near
 from lemnos.models import safetensors
 from lemnos.models.architecture import read_config
 from lemnos.models.catalogue import entry_named
-from lemnos.models.checkpoint import from_config, from_headers, tensors_in
+from lemnos.models.checkpoint import (
+    from_config,
+    from_headers,
+    tensors_in,
+    without_copies,
+)
 from lemnos.models.headers import Tensor
 from lemnos.models.known import (
     Known,
@@ -143,10 +148,17 @@ def _at_path(path: Path, quantization: str | None, trust_headers: bool) -> Descr
     tensors: list[Tensor] = []
     if path.is_dir() and any(directory.glob("*.safetensors")):
         headers = safetensors.read_headers(directory)
-        tensors = tensors_in(headers, str(directory), AGAIN)
+        held = {name: headers[name] for name in without_copies(headers)}
+        tensors = tensors_in(held, str(directory), AGAIN)
         names = [tensor.name for tensor in tensors]
     elif path.is_dir() and index.is_file():
         names = safetensors.read_index(index)
+    if tensors and not trust_headers and not config_path.exists():
+        raise LemnosError(
+            "has no config.json",
+            where=str(directory),
+            fix="--trust-headers plans from its safetensors headers alone",
+        )
     if trust_headers:
         config = read_config(config_path) if config_path.is_file() else None
         architecture = from_headers(tensors, str(directory), config, quantization)

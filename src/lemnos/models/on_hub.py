@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,7 +13,12 @@ from lemnos.models.architecture import (
     parse_config,
     with_quantization,
 )
-from lemnos.models.checkpoint import from_config, from_headers, tensors_in
+from lemnos.models.checkpoint import (
+    from_config,
+    from_headers,
+    tensors_in,
+    without_copies,
+)
 from lemnos.models.config import Config
 from lemnos.models.download import RemoteFile
 from lemnos.models.headers import Tensor
@@ -26,8 +30,6 @@ from lemnos.spec.architecture import Architecture
 
 INDEX_LIMIT = 256 * 1024**2
 """Bytes; that of a model with 384 experts in 61 layers is some 20 MB."""
-_COPIES = re.compile(r"/|^consolidated")
-"""Files of the same weights in another layout."""
 
 
 def architecture_on_hub(
@@ -35,8 +37,8 @@ def architecture_on_hub(
 ) -> Architecture:
     """The architecture of a hub's model, at the source's revision. Raises LemnosError."""
     files = {file.path: file for file in list_files(source, source.revision).files}
-    weights = [file for path, file in files.items() if path.endswith(".safetensors")]
-    weights = [file for file in weights if not _COPIES.search(file.path)] or weights
+    paths = without_copies(path for path in files if path.endswith(".safetensors"))
+    weights = [files[path] for path in paths]
     with session(source) as http:
         hub = Hub(source, http)
         config = _config(hub, files)

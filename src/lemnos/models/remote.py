@@ -19,6 +19,8 @@ from lemnos.models.sources import Source
 FIRST = 1 << 16
 """Bytes of each file asked for at first; a second request has the rest of a longer header.
 Of weights, at most so many bytes a file are sent."""
+TIMEOUT_S = 30.0
+"""Of silence; huggingface_hub's own client would wait for ever."""
 AT_ONCE = 8
 """Requests at a time."""
 ATTEMPTS = 3
@@ -35,7 +37,7 @@ def session(source: Source) -> Iterator[httpx2.Client]:
 
         yield get_session()  # shared by all that use the hub: it stays open
         return
-    with httpx2.Client(follow_redirects=True, timeout=30.0) as http:
+    with httpx2.Client(follow_redirects=True) as http:
         yield http
 
 
@@ -100,7 +102,7 @@ class Hub:
         }
         data = bytearray()
         with self.http.stream(
-            "GET", file.url, headers=headers, follow_redirects=True
+            "GET", file.url, headers=headers, follow_redirects=True, timeout=TIMEOUT_S
         ) as answer:
             if answer.status_code == 416:  # beyond the end; of an empty file, at once
                 return b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -217,3 +218,12 @@ def test_gguf_repositories_say_what_serves_them(hub: Hub) -> None:
 def test_an_unknown_revision(hub: Hub) -> None:
     with pytest.raises(LemnosError, match="has no revision 'v9'"):
         described(revision="v9")
+
+
+def test_a_hub_that_falls_silent_is_not_waited_for(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "TIMEOUT_S", 0.2)
+    hub.held = threading.Event()
+    with pytest.raises(LemnosError, match="cannot be reached .*timed out"):
+        described()
