@@ -186,6 +186,7 @@ def lie(count: int) -> bytes:
         ({INDEX: b"{}"}, "is not a valid index"),
         ({INDEX: b'{"weight_map": {"a": "../b"}}'}, "names no plain files"),
         ({"config.json": b"{"}, "is not valid JSON"),
+        ({"config.json": b""}, "is not valid JSON"),
         ({"config.json": b" " * (64 * 1024**2 + 1)}, "has more than 67108864 bytes"),
         (
             {**dict.fromkeys(SHARDS), INDEX: None, "model.gguf": b"GGUF"},
