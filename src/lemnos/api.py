@@ -292,7 +292,8 @@ class _Run:
         if error and self.plan:
             path = Files.named(self.plan.name).log("engine-0")
             log = this_run(last_lines(path, 200))[-50:]
-        memory = self.plan.memory if self.plan else None
+        embedded = self.plan.embedded if self.plan else None
+        memory = embedded.memory if embedded else None
         made = Record.model_validate(
             {
                 "id": self.id,

@@ -132,7 +132,7 @@ def records_show(
         "spec": record.spec.model_dump(exclude_defaults=True),
         "measured": record.measured,
         "predicted": record.predicted,
-        "settings": record.plan.settings.model_dump() if record.plan else {},
+        "settings": _settings(record),
     }
     shown = {key: value for key, value in parts.items() if value}
     console.print(yaml.safe_dump(shown, sort_keys=False).rstrip(), markup=False)
@@ -184,3 +184,10 @@ def _short(record: Record) -> str:
     keys = ("ready_s", "ttft_ms_p50", "tpot_ms_p50", "output_tokens_per_s")
     got = record.measured
     return ", ".join(f"{key} {got[key]:.1f}" for key in keys if key in got) or "-"
+
+
+def _settings(record: Record) -> dict[str, object]:
+    if not record.plan:
+        return {}
+    made = record.plan.embedded or record.plan.proposal
+    return made.settings.model_dump() if made else {}

@@ -13,7 +13,7 @@ from lemnos.cli.output import DownloadBars, Json, err, out, print_json, size, ta
 
 if TYPE_CHECKING:
     from lemnos.api import Endpoint
-    from lemnos.spec.plan import Job, Plan
+    from lemnos.spec.plan import Embedded, Job, Plan
     from lemnos.spec.status import Status
 
 
@@ -171,23 +171,25 @@ def show_plan(made: Plan, as_json: bool, *, commands: bool) -> None:
     )
     for reason in made.reasons:
         console.print(f"  {reason}", markup=False)
-    memory = made.memory
+    if made.embedded:
+        _show_memory(made.embedded)
+    for rejected in made.rejected:
+        console.print(f"  not {rejected.option}: {rejected.reason}", markup=False)
+    _show_jobs(jobs)
+
+
+def _show_memory(embedded: Embedded) -> None:
+    memory, settings = embedded.memory, embedded.settings
     grid = table("memory", "bytes", "")
     for label, count in (
         ("weights", memory.weights),
-        (
-            f"KV cache, {made.settings.slots} x {made.settings.context} tokens",
-            memory.kv_cache,
-        ),
+        (f"KV cache, {settings.slots} x {settings.context} tokens", memory.kv_cache),
         ("compute", memory.compute),
         ("total", memory.total),
         ("free on this machine", memory.free),
     ):
         grid.add_row(label, str(count), size(count))
-    console.print(grid)
-    for rejected in made.rejected:
-        console.print(f"  not {rejected.option}: {rejected.reason}", markup=False)
-    _show_jobs(jobs)
+    out().print(grid)
 
 
 def _show_jobs(jobs: list[Job]) -> None:

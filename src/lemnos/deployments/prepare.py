@@ -19,6 +19,7 @@ from lemnos.models.store import home_of
 from lemnos.planning.llamacpp import memory_of, plan_llamacpp
 from lemnos.spec.deployment import DEFAULT_PORT, DeploymentSpec
 from lemnos.spec.facts import Host, LocalModel, ModelFacts
+from lemnos.spec.place import Place
 from lemnos.spec.plan import Job, Plan
 
 
@@ -95,15 +96,16 @@ def jobs_of(plan: Plan) -> list[Job]:
     engine = engine_named(plan.engine)
     port = plan.spec.endpoint.port or DEFAULT_PORT
     engines = [
-        engine.job(
+        job
+        for index in range(plan.layout.replicas)
+        for job in engine.jobs(
             plan,
             index,
-            0,
+            Place(port=0),
             JobFiles(
                 log=str(files.log(f"engine-{index}")), key_file=str(files.engine_key)
             ),
         )
-        for index in range(plan.layout.replicas)
     ]
     return [
         gateway_job(plan, f"http://{plan.spec.endpoint.host}:{port}", files),

@@ -23,6 +23,7 @@ from lemnos.hardware.ports import free_port
 from lemnos.launchers.base import JobStatus
 from lemnos.launchers.local import LocalLauncher
 from lemnos.records.store import Store
+from lemnos.spec.place import Place
 from lemnos.spec.plan import Command, Job, Plan
 from lemnos.spec.status import Phase
 
@@ -148,7 +149,9 @@ class Supervisor:
         files = JobFiles(log=str(log), key_file=str(self._files.engine_key))
         index = int(name.rpartition("-")[2])
         self._launcher.submit(
-            self._engine.job(self._plan, index, self._ports[name], files)
+            self._engine.jobs(self._plan, index, Place(port=self._ports[name]), files)[
+                0
+            ]
         )
 
     def _probe(self, name: str, completion: bool) -> None:

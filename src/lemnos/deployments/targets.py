@@ -33,7 +33,7 @@ def table_for(
         model=plan.served_name,
         targets=targets,
         created=created,
-        context=plan.settings.context,
+        context=plan.context,
     )
     digests = tuple(hashlib.sha256(key.encode()).hexdigest() for key in client_keys)
     return TargetTable(revision=revision, routes=(route,), key_digests=digests)

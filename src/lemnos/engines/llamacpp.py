@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 
-from lemnos.engines.base import JobFiles
+from lemnos.engines.base import JobFiles, Metrics
+from lemnos.engines.logs import EngineFacts, facts_of
 from lemnos.errors import LemnosError
 from lemnos.spec.facts import Host, ModelFormat
+from lemnos.spec.place import OpenPort, Place
 from lemnos.spec.plan import Command, Job, Plan
 
 # In the order in which llama.cpp 2026.10 logs them.
@@ -25,6 +28,13 @@ class LlamaCpp:
 
     name = "llamacpp"
     formats: tuple[ModelFormat, ...] = ("gguf",)
+    health = "/health"
+    metrics = Metrics(
+        running="llamacpp:requests_processing",
+        waiting="llamacpp:requests_deferred",
+        output_tokens="llamacpp:tokens_predicted_total",
+        prompt_tokens="llamacpp:prompt_tokens_total",
+    )
 
     def version(self) -> str:
         """The version of the installed wheel."""
@@ -48,14 +58,17 @@ class LlamaCpp:
             )
         return None
 
-    def job(self, plan: Plan, index: int, port: int, files: JobFiles) -> Job:
+    def jobs(
+        self, plan: Plan, index: int, place: Place, files: JobFiles
+    ) -> tuple[Job, ...]:
         """One child process that serves the GGUF on loopback."""
-        settings = plan.settings
+        assert plan.embedded is not None
+        settings = plan.embedded.settings
         argv = (
             *(sys.executable, "-m", "lemnos.engines.llamacpp_server"),
             *("--model", plan.model.path),
             *("--alias", plan.served_name),
-            *("--port", str(port)),
+            *("--port", str(place.port)),
             *("--context", str(settings.context)),
             *("--slots", str(settings.slots)),
             *("--threads", str(settings.threads)),
@@ -64,14 +77,23 @@ class LlamaCpp:
         # Threads that spin at a barrier collapse the speed tenfold when anything else
         # runs on their cores; waiting threads must sleep (measured, docs/architecture.md).
         env = {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(settings.threads)}
-        return Job(
+        job = Job(
             deployment=plan.name,
             role="engine",
             index=index,
             command=Command(argv=argv, env=env),
-            port=port,
+            port=place.port,
             log=files.log,
         )
+        return (job,)
+
+    def ports(self, plan: Plan, place: Place) -> tuple[OpenPort, ...]:
+        """Its API's, on loopback."""
+        return (OpenPort(host="127.0.0.1", port=place.port, purpose="API", keyed=True),)
+
+    def facts(self, lines: Iterable[str]) -> EngineFacts:
+        """What its log says of memory and time."""
+        return facts_of(self.name, lines)
 
     def stage(self, line: str) -> str | None:
         """``loading weights``, ``making the KV cache``, ``warming up``, ``listening``."""

@@ -6,7 +6,7 @@ from lemnos.errors import LemnosError, UsageError
 from lemnos.spec.deployment import DeploymentSpec
 from lemnos.spec.facts import Host, LocalModel, ModelFacts
 from lemnos.spec.layout import Layout, Rejection
-from lemnos.spec.plan import EngineSettings, Memory, Plan
+from lemnos.spec.plan import Embedded, EngineSettings, Memory, Plan
 
 KV_BYTES = 2
 """llama.cpp keeps keys and values as FP16 unless told otherwise (``cache_type_k``)."""
@@ -63,13 +63,10 @@ def plan_llamacpp(
         name=name,
         spec=spec,
         model=model,
-        facts=facts,
-        host=host,
         engine="llamacpp",
         engine_version=engine_version,
         layout=Layout(),
-        settings=settings,
-        memory=memory,
+        embedded=Embedded(facts=facts, host=host, settings=settings, memory=memory),
         reasons=_reasons(facts, host, settings, asked),
         rejected=tuple(rejected),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -22,6 +22,9 @@ def _checked_name(name: str) -> str:
             "a letter or digit (Kubernetes, systemd and Slurm all take such names)"
         )
     return name
+
+
+EngineValue = bool | int | float | str | list[int | float | str] | dict[str, Any] | None
 
 
 DeploymentName = Annotated[str, AfterValidator(_checked_name)]
@@ -89,8 +92,19 @@ class DeploymentSpec(Value):
     name: DeploymentName | None = None
     """The model's name by default."""
     model: ModelSpec
-    engine: Literal["llamacpp", "vllm", "sglang"] | None = None
+    engine: Literal["llamacpp", "vllm", "sglang", "dynamo"] | None = None
     """Chosen from the model's format by default."""
+    engine_version: str | None = None
+    """The newest that lemnos knows by default."""
+    engine_args: dict[str, EngineValue] = {}
+    """Flags of the engine that lemnos has no key for: ``{kv-cache-dtype-skip-layers: "0,1"}``."""
+    engine_env: dict[str, str] = {}
+    """Environment variables for the engine; nothing secret."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """The engine's own, for runs that can be repeated."""
+    reasoning: Literal["on", "off"] | None = None
+    """Whether the model thinks before it answers, where a request does not say; the model's own
+    default where not given."""
     plan: Proposal | None = None
     """What ``lemnos plan --save`` chose: layout and settings are taken from it."""
     on: Literal["local"] = "local"

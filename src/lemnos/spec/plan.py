@@ -6,10 +6,12 @@ from lemnos.spec.base import Value
 from lemnos.spec.deployment import DeploymentSpec
 from lemnos.spec.facts import Host, LocalModel, ModelFacts
 from lemnos.spec.layout import Layout, Rejection
+from lemnos.spec.proposal import Proposal
+from lemnos.spec.quirks import Quirks
 
 
 class EngineSettings(Value):
-    """What the engine is told, beyond the model."""
+    """What the embedded engine is told, beyond the model."""
 
     context: int
     """Tokens of one request's context."""
@@ -19,7 +21,7 @@ class EngineSettings(Value):
 
 
 class Memory(Value):
-    """Predicted memory of one rank, in bytes."""
+    """Predicted memory of the embedded engine, in bytes."""
 
     weights: int
     kv_cache: int
@@ -33,6 +35,15 @@ class Memory(Value):
         return self.weights + self.kv_cache + self.compute
 
 
+class Embedded(Value):
+    """The plan of the embedded engine on this machine."""
+
+    facts: ModelFacts
+    host: Host
+    settings: EngineSettings
+    memory: Memory
+
+
 class Plan(Value):
     """All that rendering needs: pure functions turn it into commands."""
 
@@ -40,13 +51,15 @@ class Plan(Value):
     """The deployment's."""
     spec: DeploymentSpec
     model: LocalModel
-    facts: ModelFacts
-    host: Host
     engine: str
     engine_version: str
+    program: tuple[str, ...] = ()
+    """What starts the engine: ``/opt/envs/vllm-0.26.0/bin/python``; its name on the path by default."""
     layout: Layout
-    settings: EngineSettings
-    memory: Memory
+    embedded: Embedded | None = None
+    """Of the embedded engine; of the others ``proposal``."""
+    proposal: Proposal | None = None
+    quirks: Quirks = Quirks()
     reasons: tuple[str, ...]
     """Why this plan, in sentences."""
     rejected: tuple[Rejection, ...] = ()
@@ -55,6 +68,27 @@ class Plan(Value):
     def served_name(self) -> str:
         return self.spec.model.served_name or self.model.name
 
+    @property
+    def context(self) -> int:
+        """Tokens of one request's context."""
+        if self.embedded:
+            return self.embedded.settings.context
+        assert self.proposal is not None
+        return self.proposal.settings.context
+
+
+class Secret(Value):
+    """A key on its way into a process: the launcher reads it from its file as it starts.
+
+    It becomes the variable ``env``, or ``file`` (mode 600) with ``text``, in which ``{key}``
+    stands for it.
+    """
+
+    key_file: str
+    env: str | None = None
+    file: str | None = None
+    text: str = ""
+
 
 class Command(Value):
     """A process to start. Nothing in it is secret: secrets travel as files that it names."""
@@ -62,6 +96,7 @@ class Command(Value):
     argv: tuple[str, ...]
     env: dict[str, str] = {}
     """Set on top of the launcher's own environment."""
+    secrets: tuple[Secret, ...] = ()
 
 
 class Job(Value):
@@ -72,13 +107,18 @@ class Job(Value):
     """``engine`` or ``gateway``."""
     index: int = 0
     """Which replica, from 0."""
+    rank: int = 0
+    """Which of the replica's processes, from 0; the first has the API."""
+    part: str = ""
+    """What it is among several: ``frontend``, ``prefill``."""
     command: Command
     host: str = "127.0.0.1"
     port: int
-    """Where it will listen."""
+    """Where it will listen; 0: a rank without an API of its own."""
     log: str
     """The file that its output is appended to."""
 
     @property
     def id(self) -> str:
-        return f"{self.deployment}/{self.role}-{self.index}"
+        rank = f".{self.rank}" if self.rank else ""
+        return f"{self.deployment}/{self.role}-{self.index}{rank}"

@@ -7,13 +7,14 @@ import pytest
 from lemnos.engines.base import JobFiles, engine_named
 from lemnos.engines.llamacpp import LlamaCpp
 from lemnos.errors import UsageError
+from lemnos.spec.place import Place
 from tests import samples
 
 FILES = JobFiles(log="/d/engine-0.log", key_file="/d/engine.key")
 
 
 def test_the_job_is_a_child_with_the_plans_settings() -> None:
-    job = LlamaCpp().job(samples.plan(), 0, 4567, FILES)
+    (job,) = LlamaCpp().jobs(samples.plan(), 0, Place(port=4567), FILES)
     argv = list(job.command.argv[1:])
     assert argv == [
         "-m",
@@ -32,7 +33,8 @@ def test_the_job_is_a_child_with_the_plans_settings() -> None:
 
 def test_the_served_name_wins_over_the_models() -> None:
     made = samples.plan(model={"source": "x", "served_name": "mine"})
-    assert "mine" in LlamaCpp().job(made, 0, 1, FILES).command.argv
+    (job,) = LlamaCpp().jobs(made, 0, Place(port=1), FILES)
+    assert "mine" in job.command.argv
 
 
 def test_machines_that_cannot_run_it_are_refused_with_the_fix() -> None:

@@ -31,9 +31,10 @@ def test_compute_is_close_to_what_llama_cpp_reserves() -> None:
 
 def test_without_a_wish_the_context_is_4096() -> None:
     made = samples.plan()
-    assert made.settings.context == 4096
-    assert made.settings.slots == 4
-    assert made.settings.threads == 2
+    assert made.embedded
+    assert made.embedded.settings.context == 4096
+    assert made.embedded.settings.slots == 4
+    assert made.embedded.settings.threads == 2
     assert not made.rejected
     assert "no GPU" in made.reasons[0]
 
@@ -44,13 +45,13 @@ def test_little_memory_gives_a_smaller_context_and_says_so() -> None:
     made = plan_llamacpp(
         "x", samples.spec(), samples.SMOLLM2, samples.SMOLLM2_FACTS, host, "1"
     )
-    assert made.settings.context == 2048
+    assert made.context == 2048
     assert [r.option for r in made.rejected] == ["context 4096 x 4"]
     assert "GiB are free" in made.rejected[0].reason
 
 
 def test_a_context_that_was_asked_for_is_kept_or_refused() -> None:
-    assert samples.plan(workload={"context": 8192}).settings.context == 8192
+    assert samples.plan(workload={"context": 8192}).context == 8192
     with pytest.raises(UsageError, match="8193 is over what smollm2.* trained for"):
         samples.plan(workload={"context": 8193})
 
@@ -76,7 +77,7 @@ def test_a_small_model_gets_all_of_its_context() -> None:
     made = plan_llamacpp(
         "x", samples.spec(), samples.SMOLLM2, facts, samples.host(), "1"
     )
-    assert made.settings.context == 2048
+    assert made.context == 2048
     assert "all that the model was trained for" in made.reasons[2]
 
 
@@ -92,4 +93,5 @@ def test_a_plan_never_takes_more_than_is_free(free: int, slots: int) -> None:
         smallest = memory_of(samples.SMOLLM2_FACTS, 512, slots, free)
         assert smallest.total > free * (1 - SPARE)
         return
-    assert made.memory.total <= free * (1 - SPARE)
+    assert made.embedded
+    assert made.embedded.memory.total <= free * (1 - SPARE)

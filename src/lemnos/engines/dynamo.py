@@ -1,0 +1,353 @@
+"""NVIDIA Dynamo: a frontend, and vLLM or SGLang workers, whole or prefill and decode apart. Pure but for ``version``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from lemnos.engines import sglang, vllm
+from lemnos.engines.base import JobFiles, Metrics
+from lemnos.engines.command import CommandLine
+from lemnos.engines.environment import links_of, reach
+from lemnos.engines.flags.schema import Schema, lifetime, schema_for, versions
+from lemnos.engines.logs import EngineFacts, facts_of, stage_of
+from lemnos.engines.placing import planned, possible
+from lemnos.errors import LemnosError, UsageError
+from lemnos.spec.facts import Host, ModelFormat
+from lemnos.spec.layout import Layout
+from lemnos.spec.place import OpenPort, Place, Role
+from lemnos.spec.plan import Command, Job, Plan
+from lemnos.spec.proposal import Proposal
+
+STORE, EVENTS, BOOTSTRAP, SIDE = 5, 6, 7, 8
+"""Places of the inner ports: etcd, NATS, SGLang's KV-transfer bootstrap; the first of NIXL's side
+channels and of the workers' status servers, two a worker."""
+NIXL = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
+
+
+class Dynamo:
+    """Dynamo around SGLang (the default) or vLLM, as its worker's flags say."""
+
+    name = "dynamo"
+    formats: tuple[ModelFormat, ...] = ("safetensors",)
+    health = "/health"
+    metrics = Metrics(
+        running="dynamo_frontend_inflight_requests",
+        waiting="dynamo_frontend_queued_requests",
+        output_tokens="dynamo_frontend_output_sequence_tokens_sum",
+        prompt_tokens="dynamo_frontend_input_sequence_tokens_sum",
+        ttft="dynamo_frontend_time_to_first_token_seconds",
+        tpot="dynamo_frontend_inter_token_latency_seconds",
+        latency="dynamo_frontend_request_duration_seconds",
+    )
+
+    def version(self) -> str:
+        """The newest that lemnos has the flags of."""
+        return versions("dynamo.frontend")[-1]
+
+    def refusal(self, host: Host) -> LemnosError | None:
+        """Builds differ by machine: ``lemnos engines install`` decides."""
+        return None
+
+    def jobs(
+        self, plan: Plan, index: int, place: Place, files: JobFiles
+    ) -> tuple[Job, ...]:
+        """The frontend; etcd and NATS where there are several hosts; then each worker's ranks.
+
+        The hosts of ``place`` are divided among the workers in order: prefill first.
+        """
+        proposal = planned(plan)
+        workers = _workers(proposal, place)
+        several = len(place.hosts) > 1
+        jobs = [_frontend(plan, index, place, files, several)]
+        if several:
+            jobs += _stores(plan, index, place, files)
+        for number, (role, hosts) in enumerate(workers):
+            own = place.model_copy(update={"hosts": hosts, "role": role})
+            for rank in range(len(hosts)):
+                jobs.append(
+                    _worker(
+                        plan,
+                        proposal,
+                        index,
+                        place,
+                        own,
+                        files,
+                        len(jobs),
+                        number,
+                        rank,
+                    )
+                )
+        return tuple(jobs)
+
+    def ports(self, plan: Plan, place: Place) -> tuple[OpenPort, ...]:
+        """The frontend takes no key, so that only the gateway's host may reach it; nor do the others."""
+        head, first = place.hosts[0], place.inner_port
+        found = [OpenPort(host=head, port=place.port, purpose="frontend", keyed=False)]
+        if len(place.hosts) > 1:
+            for offset, purpose in ((STORE, "etcd"), (EVENTS, "NATS")):
+                found.append(
+                    OpenPort(
+                        host=head, port=first + offset, purpose=purpose, keyed=False
+                    )
+                )
+        if planned(plan).roles and backend_of(plan) == "sglang":
+            for role, hosts in _workers(planned(plan), place):
+                if role == "prefill":
+                    port, purpose = first + BOOTSTRAP, "KV transfer bootstrap"
+                    found.append(
+                        OpenPort(host=hosts[0], port=port, purpose=purpose, keyed=False)
+                    )
+        return tuple(found)
+
+    def stage(self, line: str) -> str | None:
+        """What a worker does."""
+        return stage_of("sglang", line) or stage_of("vllm", line)
+
+    def facts(self, lines: Iterable[str]) -> EngineFacts:
+        """What a worker's log tells."""
+        kept = list(lines)
+        found = facts_of("vllm", kept)
+        return found if found.weights_gib is not None else facts_of("sglang", kept)
+
+
+def backend_of(plan: Plan) -> str:
+    """``vllm`` or ``sglang``: the workers that the plan was made for."""
+    engine = planned(plan).engine
+    return "vllm" if engine == "vllm" else "sglang"
+
+
+def _workers(proposal: Proposal, place: Place) -> list[tuple[Role, tuple[str, ...]]]:
+    """(role, hosts) of each worker: hosts are divided evenly, in order.
+
+    Several workers may share the one host that there is; otherwise each has whole hosts.
+    """
+    roles: list[Role] = ["both"] * proposal.layout.replicas
+    if proposal.roles:
+        roles = ["prefill"] * proposal.roles.prefill
+        roles += ["decode"] * proposal.roles.decode
+    one = proposal.layout.model_copy(update={"replicas": 1})
+    hosts = len(place.hosts)
+    if hosts == 1:
+        whole = one.gpus * len(roles)
+        if place.gpus_per_host and whole > place.gpus_per_host:
+            raise UsageError(
+                f"{len(roles)} workers of {one} need {whole} GPUs, and the host has "
+                f"{place.gpus_per_host}",
+                fix="give more hosts",
+            )
+        return [(role, place.hosts) for role in roles]
+    if hosts % len(roles):
+        raise UsageError(
+            f"{hosts} hosts cannot be divided evenly among {len(roles)} workers",
+            fix=f"give {len(roles)} hosts, or a multiple of that",
+        )
+    each = hosts // len(roles)
+    found = []
+    for number, role in enumerate(roles):
+        own = place.hosts[number * each : (number + 1) * each]
+        possible(one, place.model_copy(update={"hosts": own}), "Dynamo")
+        found.append((role, own))
+    return found
+
+
+def _frontend(
+    plan: Plan, index: int, place: Place, files: JobFiles, several: bool
+) -> Job:
+    line = CommandLine(schema_for("dynamo.frontend", plan.engine_version))
+    names = ("--http-host", "--host")
+    if line.has(*names):
+        line.add(names, reach(place), why="an address")
+    line.add(("--http-port", "--port"), place.port, why="a port")
+    line.add("--router-mode", "kv", why="routing by cached prefixes")
+    _discover(line, several)
+    return Job(
+        deployment=plan.name,
+        role="engine",
+        index=index,
+        part="frontend",
+        command=Command(
+            argv=(*_python(plan), "-m", "dynamo.frontend", *line.words),
+            env=_shared_env(plan, place, files, several),
+        ),
+        host=place.hosts[0],
+        port=place.port,
+        log=files.log_of(0),
+    )
+
+
+def _discover(line: CommandLine, several: bool) -> None:
+    """Where the parts find each other: files on one host, etcd over several.
+
+    The flag was ``--store-kv`` until it became ``--discovery-backend``; older frontends know etcd
+    only, which a single host then needs as well.
+    """
+    names = ("--discovery-backend", "--store-kv")
+    if line.has(*names):
+        line.add(names, "etcd" if several else "file", why="finding each other")
+    elif not several:
+        first = lifetime("dynamo.frontend", names[0]) or lifetime(
+            "dynamo.frontend", names[1]
+        )
+        raise UsageError(
+            f"Dynamo {line.schema.version} needs etcd even on one host",
+            fix=f"use {first.first if first else 'a newer version'} or newer, or several hosts",
+        )
+
+
+def _stores(plan: Plan, index: int, place: Place, files: JobFiles) -> list[Job]:
+    """etcd for discovery and NATS for events, on the first host; both without keys."""
+    head = place.hosts[0]
+    client = place.inner_port + STORE
+    peer = place.inner_port + STORE + 6
+    data = f"{files.cache or '/tmp'}/{plan.name}-{index}"
+    etcd = (
+        *("etcd", "--data-dir", f"{data}-etcd"),
+        *("--listen-client-urls", f"http://{head}:{client}"),
+        *("--advertise-client-urls", f"http://{head}:{client}"),
+        *("--listen-peer-urls", f"http://127.0.0.1:{peer}"),
+        *("--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"),
+        *("--initial-cluster", f"default=http://127.0.0.1:{peer}"),
+    )
+    port = str(place.inner_port + EVENTS)
+    nats = (
+        *("nats-server", "--addr", head, "--port", port),
+        *("--jetstream", "--store_dir", f"{data}-nats"),
+    )
+    return [
+        Job(
+            deployment=plan.name,
+            role="engine",
+            index=index,
+            rank=rank,
+            part=part,
+            command=Command(argv=argv),
+            host=head,
+            port=0,
+            log=files.log_of(rank),
+        )
+        for rank, part, argv in ((1, "etcd", etcd), (2, "nats", nats))
+    ]
+
+
+def _worker(
+    plan: Plan,
+    proposal: Proposal,
+    index: int,
+    whole: Place,
+    own: Place,
+    files: JobFiles,
+    job: int,
+    number: int,
+    rank: int,
+) -> Job:
+    """Rank ``rank`` of worker ``number``: on ``own``, its part of the ``whole`` place."""
+    backend = backend_of(plan)
+    schema = schema_for(f"dynamo.{backend}", plan.engine_version)
+    build = _vllm_words if backend == "vllm" else _sglang_words
+    line = build(schema, plan, proposal, own, rank)
+    host = own.hosts[rank]
+    several = len(whole.hosts) > 1
+    layout = proposal.layout
+    env = _shared_env(plan, whole, files, several)
+    devices = _devices(own, layout, number, several)
+    at = own.model_copy(update={"devices": devices})
+    side = whole.inner_port + SIDE + 2 * (0 if several else number)
+    if backend == "vllm":
+        env |= vllm.env_of(plan, proposal, at, files, host)
+        env |= {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(side)}
+        env |= {"VLLM_NIXL_SIDE_CHANNEL_HOST": host}
+    else:
+        env |= sglang.env_of(files, plan) | links_of(at, host, layout)
+    env["DYN_SYSTEM_PORT"] = str(side + 1)
+    return Job(
+        deployment=plan.name,
+        role="engine",
+        index=index,
+        rank=job,
+        part="worker" if own.role == "both" else own.role,
+        command=Command(
+            argv=(*_python(plan), "-m", f"dynamo.{backend}", *line.words),
+            env=env | plan.quirks.env | plan.spec.engine_env,
+        ),
+        host=host,
+        port=0,
+        log=files.log_of(job),
+    )
+
+
+def _vllm_words(
+    schema: Schema, plan: Plan, proposal: Proposal, own: Place, rank: int
+) -> CommandLine:
+    line = CommandLine(schema)
+    line.add("--model", plan.model.path, why="a model")
+    line.add("--served-model-name", plan.served_name, why="a name for clients")
+    vllm.add_settings(line, plan, proposal, own)
+    _add_parsers(line, plan)
+    if own.role != "both":
+        _divide(line, own.role)
+        line.add("--kv-transfer-config", json.dumps(NIXL), why="sending KV cache")
+    vllm.add_nodes(line, proposal, own, rank)
+    _discover(line, len(own.hosts) > 1)
+    line.add_free(plan.spec.engine_args, vllm.OWNED)
+    return line
+
+
+def _sglang_words(
+    schema: Schema, plan: Plan, proposal: Proposal, own: Place, rank: int
+) -> CommandLine:
+    line = CommandLine(schema)
+    line.add("--model-path", plan.model.path, why="a model")
+    line.add("--served-model-name", plan.served_name, why="a name for clients")
+    sglang.add_settings(line, plan, proposal, own)
+    if own.role != "both":
+        _divide(line, own.role)
+        port = own.inner_port + BOOTSTRAP
+        line.add("--disaggregation-bootstrap-port", port, why="sending KV cache")
+        line.add("--disaggregation-transfer-backend", "nixl", why="sending KV cache")
+    sglang.add_nodes(line, own, rank)
+    line.add_free(plan.spec.engine_args, sglang.OWNED)
+    return line
+
+
+def _divide(line: CommandLine, role: Role) -> None:
+    """Prefill or decode: ``--disaggregation-mode``, or older vLLM workers' ``--is-...-worker``."""
+    if line.has("--disaggregation-mode"):
+        line.add("--disaggregation-mode", role, why="prefill and decode apart")
+    elif role == "prefill" or line.has("--is-decode-worker"):
+        line.add(f"--is-{role}-worker", why="prefill and decode apart")
+
+
+def _add_parsers(line: CommandLine, plan: Plan) -> None:
+    """Dynamo's frontend parses by itself; its workers say with what."""
+    quirks = plan.quirks
+    if quirks.tool_parser and line.has("--dyn-tool-call-parser"):
+        line.add("--dyn-tool-call-parser", quirks.tool_parser, why="tool calls")
+    if quirks.reasoning_parser and line.has("--dyn-reasoning-parser"):
+        line.add("--dyn-reasoning-parser", quirks.reasoning_parser, why="reasoning")
+
+
+def _devices(own: Place, layout: Layout, number: int, several: bool) -> tuple[str, ...]:
+    """Workers on one host share its GPUs in order."""
+    if several or not own.gpus_per_host:
+        return own.devices
+    here = own.devices or tuple(str(i) for i in range(own.gpus_per_host))
+    return here[number * layout.gpus : (number + 1) * layout.gpus]
+
+
+def _shared_env(
+    plan: Plan, place: Place, files: JobFiles, several: bool
+) -> dict[str, str]:
+    """The namespace that a deployment's parts share, and where they find each other."""
+    env = {"DYN_NAMESPACE": plan.name}
+    if several:
+        head = place.hosts[0]
+        env["ETCD_ENDPOINTS"] = f"http://{head}:{place.inner_port + STORE}"
+        env["NATS_SERVER"] = f"nats://{head}:{place.inner_port + EVENTS}"
+    elif files.cache:
+        env["DYN_FILE_KV"] = f"{files.cache}/{plan.name}-store"
+    return env
+
+
+def _python(plan: Plan) -> tuple[str, ...]:
+    return plan.program or ("python3",)

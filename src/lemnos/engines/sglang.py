@@ -1,0 +1,263 @@
+"""SGLang: ``python -m sglang.launch_server``, on one node or several. Pure but for ``version``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lemnos.engines.base import JobFiles, Metrics
+from lemnos.engines.command import CommandLine
+from lemnos.engines.environment import links_of, reach
+from lemnos.engines.flags.schema import Schema, schema_for, versions
+from lemnos.engines.logs import EngineFacts, facts_of, stage_of
+from lemnos.engines.placing import planned, possible
+from lemnos.errors import LemnosError, UsageError
+from lemnos.spec.facts import Host, ModelFormat
+from lemnos.spec.place import OpenPort, Place
+from lemnos.spec.plan import Command, Job, Plan, Secret
+from lemnos.spec.proposal import Proposal
+
+OWNED = {
+    "--model-path": "model",
+    "--served-model-name": "model.served_name",
+    "--host": "endpoint (the engine's own port is lemnos')",
+    "--port": "endpoint (the engine's own port is lemnos')",
+    "--api-key": "endpoint.api_key_file",
+    "--config": "engine_args: lemnos writes this file",
+    "--tp-size": "the plan's layout: lemnos plan --tp",
+    "--pp-size": "the plan's layout: lemnos plan --pp",
+    "--dp-size": "the plan's layout: lemnos plan --dp",
+    "--ep-size": "the plan's layout: lemnos plan --ep",
+    "--enable-dp-attention": "the plan's layout: lemnos plan --dp",
+    "--context-length": "workload.context, or lemnos plan --context",
+    "--max-running-requests": "lemnos plan --max-num-seqs",
+    "--chunked-prefill-size": "lemnos plan --max-batched-tokens",
+    "--mem-fraction-static": "lemnos plan --gpu-memory-utilization",
+    "--kv-cache-dtype": "lemnos plan --kv-cache-dtype",
+    "--quantization": "lemnos plan --quantization",
+    "--disable-cuda-graph": "lemnos plan --enforce-eager",
+    "--cpu-offload-gb": "lemnos plan --cpu-offload-gib",
+    "--speculative-algorithm": "lemnos plan --speculative",
+    "--random-seed": "seed",
+    "--nnodes": "--cluster: lemnos counts the nodes",
+    "--node-rank": "--cluster: lemnos counts the nodes",
+    "--dist-init-addr": "--cluster: lemnos names the nodes",
+    "--disaggregation-mode": "lemnos plan --split",
+    "--disaggregation-bootstrap-port": "nothing: lemnos chooses the port",
+}
+"""Flags that only lemnos writes, with what to write in the spec instead."""
+KV_DTYPES = {"fp8": "fp8_e4m3"}
+"""SGLang's names where they differ from vLLM's."""
+DIST, BOOTSTRAP = 0, 4
+"""Places of the inner ports: torch's rendezvous (it takes the next few too), KV transfers."""
+
+
+class Sglang:
+    """SGLang for GPUs."""
+
+    name = "sglang"
+    formats: tuple[ModelFormat, ...] = ("safetensors",)
+    health = "/health"
+    metrics = Metrics(
+        running="sglang:num_running_reqs",
+        waiting="sglang:num_queue_reqs",
+        kv_usage="sglang:token_usage",
+        prompt_tokens="sglang:prompt_tokens_total",
+        output_tokens="sglang:generation_tokens_total",
+        ttft="sglang:time_to_first_token_seconds",
+        tpot="sglang:inter_token_latency_seconds",
+        latency="sglang:e2e_request_latency_seconds",
+    )
+
+    def version(self) -> str:
+        """The newest that lemnos has the flags of."""
+        return versions("sglang")[-1]
+
+    def refusal(self, host: Host) -> LemnosError | None:
+        """Builds differ by machine: ``lemnos engines install`` decides."""
+        return None
+
+    def jobs(
+        self, plan: Plan, index: int, place: Place, files: JobFiles
+    ) -> tuple[Job, ...]:
+        """The same command on each host, with its rank; the first has the API."""
+        proposal = planned(plan)
+        possible(proposal.layout, place, "SGLang", data_over_hosts=True)
+        if place.ray:
+            raise UsageError(
+                "SGLang finds its nodes by itself: it is not started on Ray",
+                fix="leave Ray out, or use engine: vllm",
+            )
+        schema = schema_for("sglang", plan.engine_version)
+        secret = _secret(schema, files)
+        return tuple(
+            _job(plan, proposal, index, place, files, rank, schema, secret)
+            for rank in range(len(place.hosts))
+        )
+
+    def ports(self, plan: Plan, place: Place) -> tuple[OpenPort, ...]:
+        """The API's, and those of the ranks among themselves, which carry no key."""
+        head = place.hosts[0]
+        found = [OpenPort(host=head, port=place.port, purpose="API", keyed=True)]
+        if len(place.hosts) > 1:
+            port, purpose = place.inner_port + DIST, "torch.distributed rendezvous"
+            found.append(OpenPort(host=head, port=port, purpose=purpose, keyed=False))
+        if place.role == "prefill":
+            port, purpose = place.inner_port + BOOTSTRAP, "KV transfer bootstrap"
+            found.append(OpenPort(host=head, port=port, purpose=purpose, keyed=False))
+        return tuple(found)
+
+    def stage(self, line: str) -> str | None:
+        """``starting`` to ``listening``."""
+        return stage_of(self.name, line)
+
+    def facts(self, lines: Iterable[str]) -> EngineFacts:
+        """Weights, KV cache, times and backends of a start."""
+        return facts_of(self.name, lines)
+
+
+def _secret(schema: Schema, files: JobFiles) -> Secret:
+    """The key, in the configuration file that ``--config`` names.
+
+    SGLang has no variable for it, and on the command line every user of the machine reads it.
+    """
+    if not schema.named("--config"):
+        raise UsageError(
+            f"SGLang {schema.version} takes its key on the command line only, where every user "
+            "of the machine can read it",
+            fix="use a version that has --config, or engine: dynamo or vllm",
+        )
+    return Secret(
+        key_file=files.key_file, file=f"{files.key_file}.yaml", text="api-key: {key}\n"
+    )
+
+
+def _job(
+    plan: Plan,
+    proposal: Proposal,
+    index: int,
+    place: Place,
+    files: JobFiles,
+    rank: int,
+    schema: Schema,
+    secret: Secret,
+) -> Job:
+    line = CommandLine(schema)
+    line.add("--model-path", plan.model.path, why="a model")
+    line.add("--config", secret.file, why="a key")
+    line.add("--served-model-name", plan.served_name, why="a name for clients")
+    line.add("--host", reach(place), why="an address")
+    line.add("--port", place.port, why="a port")
+    add_settings(line, plan, proposal, place)
+    add_nodes(line, place, rank)
+    line.add_free(plan.spec.engine_args, OWNED)
+    host = place.hosts[rank]
+    env = env_of(files, plan) | links_of(place, host, proposal.layout)
+    program = plan.program or ("python3",)
+    return Job(
+        deployment=plan.name,
+        role="engine",
+        index=index,
+        rank=rank,
+        command=Command(
+            argv=(*program, "-m", "sglang.launch_server", *line.words),
+            env=env | plan.quirks.env | plan.spec.engine_env,
+            secrets=(secret,),
+        ),
+        host=host,
+        port=place.port if rank == 0 else 0,
+        log=files.log_of(rank),
+    )
+
+
+def add_settings(
+    line: CommandLine, plan: Plan, proposal: Proposal, place: Place
+) -> None:
+    """Layout, memory and the model's own flags: also what Dynamo's SGLang workers take.
+
+    With data-parallel attention SGLang counts differently from vLLM: ``--tp-size`` is all of a
+    replica's GPUs, of which ``--dp-size`` groups divide the attention.
+    """
+    settings, layout, quirks = proposal.settings, proposal.layout, plan.quirks
+    names = ("--tp-size", "--tensor-parallel-size")
+    line.add(names, layout.tensor * layout.data, why="tensor parallelism")
+    if layout.pipeline > 1:
+        names = ("--pp-size", "--pipeline-parallel-size")
+        line.add(names, layout.pipeline, why="pipeline parallelism")
+    if layout.data > 1:
+        line.add(
+            ("--dp-size", "--data-parallel-size"), layout.data, why="data parallelism"
+        )
+        line.add("--enable-dp-attention", why="data parallelism of the attention")
+    if layout.expert:
+        ranks = layout.tensor * layout.data
+        line.add(
+            ("--ep-size", "--expert-parallel-size"), ranks, why="expert parallelism"
+        )
+    if layout.context > 1:
+        raise UsageError(
+            "SGLang has no decode context parallelism", fix="plan without it: --dcp 1"
+        )
+    if settings.kv_offload_gib:
+        raise UsageError(
+            "lemnos does not offload SGLang's KV cache",
+            fix="engine_args: {enable-hierarchical-cache: true, hicache-size: GB}, or engine: vllm",
+        )
+    line.add("--context-length", settings.context, why="a context length")
+    line.add("--max-running-requests", settings.max_seqs, why="a number of requests")
+    batched = settings.max_batched_tokens
+    line.add("--chunked-prefill-size", batched, why="a batch size")
+    if place.gpus_per_host:
+        line.add("--mem-fraction-static", settings.utilization, why="a share of memory")
+    if settings.kv_cache_dtype != "auto":
+        dtype = KV_DTYPES.get(settings.kv_cache_dtype, settings.kv_cache_dtype)
+        line.add("--kv-cache-dtype", dtype, why="a KV cache of another type")
+    line.add("--quantization", settings.quantization, why="quantizing on load")
+    if settings.eager:
+        _add_eager(line)
+    if settings.cpu_offload_gib:
+        gib = round(settings.cpu_offload_gib)
+        line.add("--cpu-offload-gb", gib, why="offloading weights")
+    line.add("--random-seed", plan.spec.seed, why="a seed")
+    line.add("--tool-call-parser", quirks.tool_parser, why="tool calls")
+    line.add("--reasoning-parser", quirks.reasoning_parser, why="reasoning")
+    if settings.speculative:
+        for name, value in quirks.speculation.items():
+            line.add(name, value, why="speculation with the model's MTP layers")
+    if quirks.trust_remote_code:
+        line.add("--trust-remote-code", why="the model's own code")
+    line.add("--enable-metrics", why="metrics")
+    for name, value in quirks.flags.items():
+        line.add(name, value, why="what this model needs")
+
+
+def _add_eager(line: CommandLine) -> None:
+    """CUDA graphs off: one flag, or since 0.5.20 one for each phase."""
+    if line.has("--cuda-graph-backend-decode"):
+        for phase in ("decode", "prefill"):
+            name = f"--cuda-graph-backend-{phase}"
+            line.add(name, "disabled", why="running without CUDA graphs")
+        return
+    line.add("--disable-cuda-graph", why="running without CUDA graphs")
+
+
+def add_nodes(line: CommandLine, place: Place, rank: int) -> None:
+    """How the ranks on several hosts find each other."""
+    if len(place.hosts) == 1:
+        return
+    why = "several nodes"
+    address = f"{place.hosts[0]}:{place.inner_port + DIST}"
+    line.add("--nnodes", len(place.hosts), why=why)
+    line.add("--node-rank", rank, why=why)
+    line.add(("--dist-init-addr", "--nccl-init-addr"), address, why=why)
+
+
+def env_of(files: JobFiles, plan: Plan) -> dict[str, str]:
+    """Caches that outlive a start, and no look-ups of what is here."""
+    env = {"DO_NOT_TRACK": "1"}
+    if files.cache:
+        env["TRITON_CACHE_DIR"] = f"{files.cache}/triton"
+        env["TORCHINDUCTOR_CACHE_DIR"] = f"{files.cache}/inductor"
+        env["FLASHINFER_WORKSPACE_BASE"] = files.cache
+    if plan.model.path.startswith("/"):
+        env["HF_HUB_OFFLINE"] = "1"
+    return env
