@@ -21,6 +21,7 @@ import psutil
 from lemnos import paths
 from lemnos.errors import LemnosError
 from lemnos.launchers.base import JobStatus
+from lemnos.launchers.script import hand_over, script_of
 from lemnos.spec.plan import Job
 
 MARK = "LEMNOS_JOB"
@@ -38,12 +39,13 @@ class LocalLauncher:
 
     def render(self, jobs: Sequence[Job]) -> dict[str, str]:
         """A shell script a job, as it would be run."""
-        return {f"{job.role}-{job.index}.sh": _script(job) for job in jobs}
+        return {f"{_name(job)}.sh": script_of(job) for job in jobs}
 
     def submit(self, job: Job) -> None:
         """Start ``job`` in a new session, its output appended to its log file."""
-        name = f"{job.role}-{job.index}"
-        env = os.environ | job.command.env | {MARK: self._mark(name)}
+        name = _name(job)
+        keys = hand_over(job.command.secrets)
+        env = os.environ | job.command.env | keys | {MARK: self._mark(name)}
         log = Path(job.log)
         try:
             with log.open("ab") as output:
@@ -111,12 +113,8 @@ class LocalLauncher:
         return found
 
 
-def _script(job: Job) -> str:
-    env = [
-        f"export {key}={shlex.quote(value)}" for key, value in job.command.env.items()
-    ]
-    argv = " \\\n  ".join(shlex.quote(word) for word in job.command.argv)
-    return "\n".join(["#!/bin/sh", *env, f"exec {argv}", ""])
+def _name(job: Job) -> str:
+    return job.id.removeprefix(f"{job.deployment}/")
 
 
 def _opening_line(job: Job) -> str:

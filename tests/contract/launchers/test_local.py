@@ -14,7 +14,8 @@ import pytest
 
 from lemnos.errors import LemnosError
 from lemnos.launchers.local import LocalLauncher
-from lemnos.spec.plan import Command, Job
+from lemnos.launchers.script import script_of
+from lemnos.spec.plan import Command, Job, Secret
 from tests.waiting import until
 
 SLEEPER = "import signal; print('up', flush=True); signal.pause()"
@@ -142,3 +143,61 @@ def test_render_quotes_every_value_for_the_shell(tmp_path: Path) -> None:
         ["sh", "-c", script], capture_output=True, text=True, check=True
     )
     assert ran.stdout == f"{evil} {[evil]!r}\n"
+
+
+TELLS_ALL = (
+    "import os, signal, sys; print(os.environ['ENGINE_KEY'], sys.argv, flush=True);"
+    "print('up', flush=True); signal.pause()"
+)
+
+
+def keyed(tmp_path: Path) -> Job:
+    """A job that is given a key as a variable and in a file."""
+    key = tmp_path / "it's the.key"
+    key.write_text("s3cret $HOME\n")
+    secrets = (
+        Secret(key_file=str(key), env="ENGINE_KEY"),
+        Secret(
+            key_file=str(key),
+            file=str(tmp_path / "engine.yaml"),
+            text="api-key: {key}\n",
+        ),
+    )
+    made = job(tmp_path, TELLS_ALL)
+    command = made.command.model_copy(update={"secrets": secrets})
+    return made.model_copy(update={"command": command})
+
+
+def check_keys(tmp_path: Path, log: str) -> None:
+    assert "s3cret $HOME [" in log
+    written = tmp_path / "engine.yaml"
+    assert written.read_text() == "api-key: s3cret $HOME\n"
+    assert written.stat().st_mode & 0o777 == 0o600
+
+
+def test_keys_reach_the_process_and_no_command_line(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    made = keyed(tmp_path)
+    pid = started(launcher, made)
+    check_keys(tmp_path, Path(made.log).read_text())
+    assert "s3cret" not in " ".join(psutil.Process(pid).cmdline())
+    assert "s3cret" not in made.model_dump_json()
+
+
+def test_the_script_hands_keys_over_as_the_launcher_does(tmp_path: Path) -> None:
+    made = keyed(tmp_path)
+    script = script_of(made)
+    assert "s3cret" not in script
+    shell = ["/bin/sh", "-c", script.replace("signal.pause()", "pass")]
+    done = subprocess.run(shell, capture_output=True, text=True, check=True)
+    check_keys(tmp_path, done.stdout)
+
+
+def test_a_key_that_is_gone_is_a_sentence(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    made = keyed(tmp_path)
+    Path(made.command.secrets[0].key_file).unlink()
+    with pytest.raises(LemnosError, match="key cannot be handed over"):
+        launcher.submit(made)

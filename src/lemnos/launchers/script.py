@@ -1,0 +1,56 @@
+"""A job as a shell script, and its keys on their way into the process."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from lemnos.errors import LemnosError
+from lemnos.paths import replace_file
+from lemnos.spec.plan import Job, Secret
+
+
+def script_of(job: Job) -> str:
+    """What ``sh`` would run; keys are read from their files as it starts. Pure."""
+    lines = ["#!/bin/sh"]
+    for key, value in job.command.env.items():
+        lines.append(f"export {key}={shlex.quote(value)}")
+    for secret in job.command.secrets:
+        lines.append(_read_by_shell(secret))
+    argv = " \\\n  ".join(shlex.quote(word) for word in job.command.argv)
+    return "\n".join([*lines, f"exec {argv}", ""])
+
+
+def hand_over(secrets: Sequence[Secret]) -> dict[str, str]:
+    """Variables for the process; files among the secrets are written, for their owner only.
+
+    Raises LemnosError where a key cannot be read or its file cannot be written.
+    """
+    env = {}
+    for secret in secrets:
+        try:
+            key = Path(secret.key_file).read_text(encoding="utf-8").strip()
+            if secret.file:
+                text = secret.text.replace("{key}", key)
+                replace_file(Path(secret.file), text.encode(), mode=0o600)
+        except OSError as error:
+            raise LemnosError(
+                f"the engine's key cannot be handed over ({error.strerror})",
+                where=secret.key_file,
+            ) from None
+        if secret.env:
+            env[secret.env] = key
+    return env
+
+
+def _read_by_shell(secret: Secret) -> str:
+    read = f'"$(cat {shlex.quote(secret.key_file)})"'
+    if secret.env:
+        return f"export {secret.env}={read}"
+    assert secret.file is not None
+    before, _, after = secret.text.partition("{key}")
+    return (
+        f"(umask 077; {{ printf %s {shlex.quote(before)}; printf %s {read}; "
+        f"printf %s {shlex.quote(after)}; }} > {shlex.quote(secret.file)})"
+    )
