@@ -34,6 +34,7 @@ from lemnos.spec.deployment import (
     WorkloadSpec,
 )
 from lemnos.spec.document import load, validated
+from lemnos.spec.place import OpenPort
 from lemnos.spec.plan import Job, Plan
 from lemnos.spec.record import BenchSpec, Record
 from lemnos.spec.status import Status
@@ -144,6 +145,11 @@ def write_cluster(path: str | Path, cluster: Cluster, *, force: bool = False) ->
 def jobs(plan: Plan) -> list[Job]:
     """The processes that ``up`` would start for ``plan``."""
     return prepare.jobs_of(plan)
+
+
+def ports(plan: Plan) -> list[OpenPort]:
+    """The ports that ``plan``'s engines would open, and whether they demand a key."""
+    return prepare.ports_of(plan)
 
 
 def up(

@@ -46,6 +46,11 @@ def models_dir() -> Path:
     return writable(_base("models"))
 
 
+def cache_dir() -> Path:
+    """What engines compiled and tuned: kept between starts, and safe to delete. Not made here."""
+    return _base("cache")
+
+
 def writable(path: Path, *, mode: int = 0o755) -> Path:
     """``path`` as a directory that can be written, or an error that names the variable to set."""
     try:

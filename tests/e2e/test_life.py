@@ -95,7 +95,7 @@ def test_up_serves_and_every_verb_works(endpoint: Any, home: Path, port: int) ->
     records = report("records", "ls")
     assert [record["kind"] for record in records] == ["up", "bench", "bench"]
     assert records[0]["measured"]["ready_s"] == endpoint["ready_s"]
-    assert records[0]["plan"]["settings"]["context"] == 512
+    assert records[0]["plan"]["embedded"]["settings"]["context"] == 512
     text = run("records", "show", endpoint["record"]).stdout
     assert "output_tokens_per_s" in text
     key = (
@@ -365,6 +365,6 @@ def test_a_dry_run_starts_nothing(home: Path) -> None:
     assert "lemnos.engines.llamacpp_server" in said and "lemnos.gateway" in said
     assert "OMP_WAIT_POLICY=passive" in said
     data = report("up", "--dry-run")
-    assert data["plan"]["memory"]["kv_cache"] == 23040 * 4096 * 4
+    assert data["plan"]["embedded"]["memory"]["kv_cache"] == 23040 * 4096 * 4
     assert lemnos.status() == [] and lemnos.list_records() == []
     assert not (home / "lemnos" / "state" / "deployments").exists()

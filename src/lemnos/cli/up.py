@@ -13,6 +13,7 @@ from lemnos.cli.output import DownloadBars, Json, err, out, print_json, size, ta
 
 if TYPE_CHECKING:
     from lemnos.api import Endpoint
+    from lemnos.spec.place import OpenPort
     from lemnos.spec.plan import Embedded, Job, Plan
     from lemnos.spec.status import Status
 
@@ -158,7 +159,7 @@ def _show_endpoint(endpoint: Endpoint, as_json: bool) -> None:
 
 
 def show_plan(made: Plan, as_json: bool, *, commands: bool) -> None:
-    """The embedded engine's plan, and the commands of its jobs."""
+    """A plan, and the commands of its jobs."""
     import lemnos
 
     jobs = lemnos.jobs(made) if commands else []
@@ -167,7 +168,7 @@ def show_plan(made: Plan, as_json: bool, *, commands: bool) -> None:
         return
     console = out()
     console.print(
-        f"[bold]{made.served_name}[/] on {made.engine} {made.engine_version}, this machine"
+        f"[bold]{made.served_name}[/] on {made.engine} {made.engine_version}, {_where(made)}"
     )
     for reason in made.reasons:
         console.print(f"  {reason}", markup=False)
@@ -176,6 +177,14 @@ def show_plan(made: Plan, as_json: bool, *, commands: bool) -> None:
     for rejected in made.rejected:
         console.print(f"  not {rejected.option}: {rejected.reason}", markup=False)
     _show_jobs(jobs)
+    if commands:
+        _show_ports(lemnos.ports(made))
+
+
+def _where(made: Plan) -> str:
+    if made.proposal is None:
+        return "this machine"
+    return f"{made.proposal.layout} on {made.proposal.gpus} x {made.proposal.gpu}"
 
 
 def _show_memory(embedded: Embedded) -> None:
@@ -193,12 +202,23 @@ def _show_memory(embedded: Embedded) -> None:
 
 
 def _show_jobs(jobs: list[Job]) -> None:
-    import shlex
+    from lemnos.launchers.script import script_of
 
     console = out()
     for job in jobs:
-        where = f"{job.host}:{job.port}" if job.port else f"{job.host}, a free port"
-        console.print(f"\n[bold]{job.role}-{job.index}[/] listens on {where}")
-        words = [f"{k}={shlex.quote(v)}" for k, v in job.command.env.items()]
-        words.append(shlex.join(job.command.argv))
-        console.print("  " + " ".join(words), markup=False)
+        where = f"{job.host}:{job.port}" if job.port else job.host
+        name = job.id.rpartition("/")[2]
+        part = f" ({job.part})" if job.part else ""
+        console.print(f"\n[bold]{name}[/]{part} on {where}")
+        console.print(script_of(job).removeprefix("#!/bin/sh\n").rstrip(), markup=False)
+
+
+def _show_ports(ports: list[OpenPort]) -> None:
+    """Those that others must reach, or must not."""
+    open_ports = [port for port in ports if not port.keyed]
+    if not open_ports:
+        return
+    out().print("\n[bold]ports that take no key[/]: for the replica's hosts alone")
+    for each in open_ports:
+        number = each.port or "chosen at the start"
+        out().print(f"  {each.host} {number}: {each.purpose}", markup=False)

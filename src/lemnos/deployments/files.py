@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lemnos import paths
+from lemnos.engines.base import JobFiles
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ class Files:
     def log(self, job: str) -> Path:
         """``engine-0``, ``gateway-0`` or ``supervisor``."""
         return self.directory / f"{job}.log"
+
+    def of_engine(self, index: int) -> JobFiles:
+        """What replica ``index`` of the engine is given; caches are shared by all deployments."""
+        return JobFiles(
+            log=str(self.log(f"engine-{index}")),
+            key_file=str(self.engine_key),
+            cache=str(paths.cache_dir() / "engines"),
+        )
 
     def make_key(self) -> None:
         """A new key between the gateway and the engines, readable by its owner alone."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 
 from lemnos.deployments.files import Files
+from lemnos.deployments.prepare_gpu import GPU_ENGINES, places_of, plan_on_gpus
 from lemnos.deployments.supervisor import gateway_job
-from lemnos.engines.base import Engine, JobFiles, engine_named
+from lemnos.engines.base import Engine, engine_named
 from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware.host import probe_host
 from lemnos.models.catalogue import catalogue, entry_of_source
@@ -17,15 +17,21 @@ from lemnos.models.progress import Progress
 from lemnos.models.pull import at_hand, pull, resolve
 from lemnos.models.store import home_of
 from lemnos.planning.llamacpp import memory_of, plan_llamacpp
-from lemnos.spec.deployment import DEFAULT_PORT, DeploymentSpec
+from lemnos.spec.deployment import DEFAULT_PORT, DeploymentSpec, name_from
 from lemnos.spec.facts import Host, LocalModel, ModelFacts
-from lemnos.spec.place import Place
+from lemnos.spec.place import OpenPort, Place
 from lemnos.spec.plan import Job, Plan
 
 
 def make_plan(spec: DeploymentSpec, progress: Progress) -> Plan:
     """Pull the model if it is not here, and plan ``spec`` on this machine."""
     engine_named(spec.engine or "llamacpp")  # before anything is downloaded
+    if spec.engine in GPU_ENGINES:
+        plan_on_gpus(spec)  # what is wrong with it is said first
+        raise LemnosError(
+            f"this lemnos renders {spec.engine}, but does not start it yet",
+            fix="'lemnos up --dry-run' shows the commands to start it with yourself",
+        )
     host = probe_host()
     model = pull(spec.model, progress)
     return plan_for(spec, model, model_facts(model), host)
@@ -34,6 +40,8 @@ def make_plan(spec: DeploymentSpec, progress: Progress) -> Plan:
 def plan_without_pulling(spec: DeploymentSpec) -> Plan:
     """The plan of ``spec``, from the model that is here or from what the catalogue knows of it."""
     engine_named(spec.engine or "llamacpp")
+    if spec.engine in GPU_ENGINES:
+        return plan_on_gpus(spec)
     source = resolve(spec.model)
     model = at_hand(spec.model, source)
     if model is not None:
@@ -83,7 +91,7 @@ def plan_for(
     engine = _engine_for(spec, model)
     if refusal := engine.refusal(host):
         raise refusal
-    name = spec.name or _as_name(spec.model.served_name or model.name)
+    name = spec.name or name_from(spec.model.served_name or model.name)
     return plan_llamacpp(name, spec, model, facts, host, engine.version())
 
 
@@ -95,22 +103,23 @@ def jobs_of(plan: Plan) -> list[Job]:
     files = Files.named(plan.name)
     engine = engine_named(plan.engine)
     port = plan.spec.endpoint.port or DEFAULT_PORT
+    places = places_of(plan) if plan.proposal else [Place(port=0)]
     engines = [
         job
-        for index in range(plan.layout.replicas)
-        for job in engine.jobs(
-            plan,
-            index,
-            Place(port=0),
-            JobFiles(
-                log=str(files.log(f"engine-{index}")), key_file=str(files.engine_key)
-            ),
-        )
+        for index, place in enumerate(places)
+        for job in engine.jobs(plan, index, place, files.of_engine(index))
     ]
     return [
         gateway_job(plan, f"http://{plan.spec.endpoint.host}:{port}", files),
         *engines,
     ]
+
+
+def ports_of(plan: Plan) -> list[OpenPort]:
+    """The ports that ``plan``'s engines would open; 0 is chosen when they start."""
+    engine = engine_named(plan.engine)
+    places = places_of(plan) if plan.proposal else [Place(port=0)]
+    return [port for place in places for port in engine.ports(plan, place)]
 
 
 def _engine_for(spec: DeploymentSpec, model: LocalModel) -> Engine:
@@ -122,9 +131,3 @@ def _engine_for(spec: DeploymentSpec, model: LocalModel) -> Engine:
             fix="give a GGUF of this model: a .gguf file, or a hub repository that has one",
         )
     return engine
-
-
-def _as_name(text: str) -> str:
-    """A model's name as a deployment's: lower case, other characters as '-'."""
-    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:53].strip("-")
-    return name or "model"

@@ -17,7 +17,7 @@ from typing import Any
 from lemnos import leases
 from lemnos.deployments import lifecycle, probes, targets
 from lemnos.deployments.files import Files, Tail
-from lemnos.engines.base import JobFiles, engine_named
+from lemnos.engines.base import engine_named
 from lemnos.errors import LemnosError
 from lemnos.hardware.ports import free_port
 from lemnos.launchers.base import JobStatus
@@ -146,13 +146,10 @@ class Supervisor:
             return
         self._ports[name] = free_port("127.0.0.1")
         self._store.update(self._name, ports=json.dumps(self._ports))
-        files = JobFiles(log=str(log), key_file=str(self._files.engine_key))
         index = int(name.rpartition("-")[2])
-        self._launcher.submit(
-            self._engine.jobs(self._plan, index, Place(port=self._ports[name]), files)[
-                0
-            ]
-        )
+        place, files = Place(port=self._ports[name]), self._files.of_engine(index)
+        for job in self._engine.jobs(self._plan, index, place, files):
+            self._launcher.submit(job)
 
     def _probe(self, name: str, completion: bool) -> None:
         if name == lifecycle.GATEWAY:

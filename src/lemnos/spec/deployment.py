@@ -24,6 +24,12 @@ def _checked_name(name: str) -> str:
     return name
 
 
+def name_from(text: str) -> str:
+    """A model's name as a deployment's: lower case, other characters as '-'."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:53].strip("-")
+    return name or "model"
+
+
 EngineValue = bool | int | float | str | list[int | float | str] | dict[str, Any] | None
 
 

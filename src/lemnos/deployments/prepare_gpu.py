@@ -1,0 +1,99 @@
+"""From a spec with a proposal to the plan of a GPU engine, and the places that it would run at."""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+from lemnos.errors import LemnosError, UsageError
+from lemnos.models.describe import describe
+from lemnos.models.pull import at_hand, resolve
+from lemnos.spec.deployment import DeploymentSpec, ModelSpec, name_from
+from lemnos.spec.facts import LocalModel
+from lemnos.spec.place import Place
+from lemnos.spec.plan import Plan
+from lemnos.spec.proposal import Proposal
+
+GPU_ENGINES = ("vllm", "sglang", "dynamo")
+
+
+def plan_on_gpus(spec: DeploymentSpec) -> Plan:
+    """The plan of ``spec``, whose layout was chosen before. Downloads nothing.
+
+    Raises UsageError where it has none, LemnosError where a path is no model.
+    """
+    from lemnos.engines.quirks import quirks_for  # a table that only GPU engines need
+
+    proposal = spec.plan
+    if proposal is None:
+        raise UsageError(
+            f"a deployment on {spec.engine} needs a plan",
+            fix=f"make one: lemnos plan {shlex.quote(spec.model.source)} --cluster 4xH200 "
+            "--save plan.yaml, then lemnos up plan.yaml",
+        )
+    engine = spec.engine or proposal.engine
+    model = _model(spec.model)
+    version = spec.engine_version or proposal.engine_version
+    described = describe(spec.model.source, trust_headers=True)[0]
+    backend = engine if engine != "dynamo" else f"dynamo.{proposal.engine}"
+    return Plan(
+        name=spec.name or name_from(spec.model.served_name or model.name),
+        spec=spec,
+        model=model,
+        engine=engine,
+        engine_version=version,
+        layout=proposal.layout,
+        proposal=proposal,
+        quirks=quirks_for(backend, version, model.name, described.architecture),
+        reasons=proposal.reasons,
+    )
+
+
+def places_of(plan: Plan) -> list[Place]:
+    """Where each replica would run, for ``--dry-run``: hosts are named by their number.
+
+    One box with enough GPUs is this machine; ports are chosen when they start.
+    """
+    proposal = plan.proposal
+    assert proposal is not None
+    per_host = math.ceil(proposal.gpus / proposal.nodes)
+    together = plan.engine == "dynamo"
+    count = 1 if together else proposal.layout.replicas
+    each = max(
+        1, proposal.nodes if together else math.ceil(proposal.layout.gpus / per_host)
+    )
+    return [_place(proposal, number, each, per_host) for number in range(count)]
+
+
+def _place(proposal: Proposal, number: int, hosts: int, per_host: int) -> Place:
+    if proposal.nodes == 1:
+        need = proposal.layout.gpus
+        first = number * need
+        split = proposal.layout.replicas > 1
+        devices = tuple(str(i) for i in range(first, first + need)) if split else ()
+        return Place(gpus_per_host=per_host, devices=devices, port=0)
+    first = number * hosts % proposal.nodes
+    names = tuple(f"node-{first + i}" for i in range(hosts))
+    return Place(hosts=names, gpus_per_host=per_host, port=0)
+
+
+def _model(spec: ModelSpec) -> LocalModel:
+    """The model that is here, else its name on the hub, which the engine would fetch."""
+    source = resolve(spec)
+    here = at_hand(spec, source)
+    if here and here.format == "safetensors":
+        return here
+    if source.kind not in ("hf", "modelscope"):
+        raise LemnosError(
+            "is not a model that GPU engines serve",
+            where=spec.source,
+            fix="give a directory with safetensors and a config.json, or a hub's model",
+        )
+    return LocalModel(
+        name=source.name.rpartition("/")[2],
+        source=str(source),
+        revision=spec.revision or source.revision,
+        format="safetensors",
+        path=source.name,
+        bytes=0,
+    )
