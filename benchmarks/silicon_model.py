@@ -47,9 +47,10 @@ STARTS: dict[str, tuple[float, float]] = {
     "memory_block": (0.85, TIGHT),
     "memory_widened": (0.80, TIGHT),
     "memory_blackwell": (0.90, TIGHT),
-    # of the dense peak in large products; times, for experts, Blackwell
+    # of the dense peak in large products; times, for blocks of FP8, experts, Blackwell
     "bf16": (0.60, TIGHT),
-    "fp8": (0.50, TIGHT),
+    "fp8": (0.55, TIGHT),
+    "block": (0.85, TIGHT),
     "fp4": (0.35, TIGHT),
     "attention": (0.50, TIGHT),
     "experts": (0.70, TIGHT),
@@ -67,8 +68,8 @@ STARTS: dict[str, tuple[float, float]] = {
     "sequence_us": (10.0, 2 * TIGHT),
     "link": (0.5, TIGHT),
     "spread": (0.7, TIGHT),
-    # speculation: tokens that a step yields
-    "accepted": (2.2, 2 * TIGHT),
+    # speculation: chance that a drafted token is accepted
+    "accepted": (0.65, TIGHT),
     # prompts: a kernel's launch outside of graphs; how much of a prompt's time others wait for
     "launch_us": (20.0, FREE),
     "interference": (1.0, 2 * TIGHT),
@@ -80,11 +81,12 @@ STARTS: dict[str, tuple[float, float]] = {
     "intake_steps": (6.0, FREE),
     "ahead": (0.1, FREE),
     "ahead_closed": (0.3, FREE),
-    "transfer_ms": (80.0, 4 * TIGHT),
+    "ahead_split": (0.2, FREE),
+    "transfer_ms": (80.0, FREE),
+    # steps that attention's data-parallel ranks wait to start prompts together
+    "balance_steps": (20.0, FREE),
 }
 NAMES = tuple(STARTS)
-VERIFIED = 3.0
-"""Tokens that a step checks for a request that decodes speculatively (MTP of 1 to 3)."""
 INDEXER = 8
 """Small kernels that sparse attention's indexer adds to a layer (projections, norm, rotary,
 quantize, cache, scores, top-k)."""
@@ -144,6 +146,8 @@ def tables(
                 "concurrency",
                 "batch",
                 "speculative",
+                "drafts",
+                "slots",
                 "ttft",
                 "tpot",
             )
@@ -225,6 +229,9 @@ def _features(a: Architecture, pool: Pool, system: str, kv: str) -> dict[str, fl
         "kv_room": max(0.0, room * 2**30 - weights_per_stage(a, layout)[0]) / cached,
         "bandwidth": gpu.bandwidth_gb_s * 1e9,
         "peak_bf16": gpu.tflops["bf16"] * 1e12,
+        # Blackwell's kernels multiply an FP8 cache in FP8, Hopper's widen it
+        "peak_decode": gpu.tflops["fp8" if blackwell and kv == "fp8" else "bf16"]
+        * 1e12,
         "peak_fp8": gpu.tflops.get("fp8", gpu.tflops["bf16"]) * 1e12,
         "peak_fp4": gpu.tflops.get("fp4", gpu.tflops["bf16"]) * 1e12,
         "on_blackwell": float(blackwell),
@@ -266,6 +273,8 @@ def step(
         peak = getattr(e, f"peak_{wide}") * c[wide] * compute
         width = {"fp8": block, "w4a16": c["memory_widened"]}.get(kind, 1.0)
         read = getattr(e, f"dense_bytes_{kind}") / (memory * width)
+        if kind == "fp8":
+            peak = peak * np.where(e.blocks > 0, c["block"], 1.0)
         work = getattr(e, f"dense_flop_{kind}") * (tokens + c["tile"]) / peak
         time = time + np.maximum(read, work)
         read = getattr(e, f"routed_bytes_{kind}") * np.minimum(
@@ -282,12 +291,13 @@ def step(
         time = time + np.where(e.experts > 0, np.maximum(read, work), 0.0)
     cache = e.bandwidth * c["memory_kv"]
     peak = e.peak_bf16 * c["attention"] * compute
+    once = e.peak_decode * c["attention"] * compute
     for look, span, back in (
         ("whole", context, past),
         ("short", np.minimum(context, e.window), np.minimum(past, e.window)),
     ):
         read = getattr(e, f"{look}_bytes") / cache
-        work = getattr(e, f"{look}_decode_flop") * verified / peak
+        work = getattr(e, f"{look}_decode_flop") * verified / once
         time = time + decoding * span * np.maximum(read, work)
         time = time + prompt * back * getattr(e, f"{look}_flop") / peak
     time = time + (decoding + (prompt > 0)) * e.state / (e.bandwidth * 0.5)
@@ -332,8 +342,11 @@ def predict(
     alone = step(prefill, c, chunk, prompt / 2, nothing, nothing) * chunks
     full = np.maximum(prompt, CHUNK)
     batched = step(prefill, c, full, chunk / 2, nothing, nothing) * prompt / full
-    yields = c["accepted"] ** load.speculative
-    verified = VERIFIED**load.speculative
+    chance = np.minimum(0.95, c["accepted"])
+    yields = (1 - chance ** (load.drafts + 1)) / (1 - chance)
+    yields = yields**load.speculative
+    verified = (1 + load.drafts) ** load.speculative
+    balance = load.sweep & (load.backend == 2) & (prefill.data > 1)
     context = prompt + output / 2
     fits = np.maximum(1.0, engine.kv_room / (prompt + 0.75 * output))
     first = c["request_ms"] * 1e-3 + alone
@@ -361,14 +374,16 @@ def predict(
     ttft_one = (
         first + waits * decode + ahead * (running - 1) * batched + 0.5 * busy * alone
     )
+    ttft_one = ttft_one + np.where(balance, c["balance_steps"], 0.0) * decode
     ttft_one = ttft_one + np.maximum(0.0, asked / running - 1) * cycle
 
     # two pools: a closed network of prefill and decode
     servers = np.where(load.split, load.servers, 1.0)
     prefillers = np.where(load.split, load.prefillers, 1.0)
     serves = batched / prefill.data
+    slots = np.minimum(fits, load.slots)
     hands = c["transfer_ms"] * 1e-3
-    running = np.minimum(load.concurrency / servers / engine.data, fits)
+    running = np.minimum(load.concurrency / servers / engine.data, slots)
     rate = nothing
     for _ in range(12):
         token = step(
@@ -377,8 +392,9 @@ def predict(
         decodes = output * token / yields
         free, bound = load.concurrency / (alone + hands + decodes), prefillers / serves
         rate = (free**-6.0 + bound**-6.0) ** (-1 / 6)
+        rate = np.minimum(rate, servers * engine.data * slots / decodes)
         running = 0.5 * running + 0.5 * np.minimum(
-            rate * decodes / servers / engine.data, fits
+            rate * decodes / servers / engine.data, slots
         )
     token = step(
         engine, c, nothing, nothing, np.maximum(1.0, running), context, verified
@@ -388,7 +404,8 @@ def predict(
     ttft_two = first + hands + load.intake * c["intake_steps"] * token
     ttft_two = ttft_two + np.maximum(queued - alone, 0.0)
     ttft_two = (
-        ttft_two + ahead * np.maximum(0.0, load.concurrency / prefillers - 1) * serves
+        ttft_two
+        + c["ahead_split"] * np.maximum(0.0, load.concurrency / prefillers - 1) * serves
     )
     tpot = np.where(load.split, tpot_two, tpot_one)
     return tpot * 1e3, np.where(load.split, ttft_two, ttft_one) * 1e3

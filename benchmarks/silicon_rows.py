@@ -67,6 +67,10 @@ class Row:
     """Requests of a rank, as the sample has it; not a number for disaggregated runs."""
     speculative: float
     """0 no, 1 yes, 0.5 where both were run with this configuration."""
+    drafts: float
+    """Tokens that are drafted in each step, where it is speculative."""
+    slots: float
+    """Requests that a rank decodes at most; infinite where not told."""
     serve: Pool
     """The engine; the decode pool where disaggregated."""
     prefill: Pool
@@ -79,7 +83,10 @@ class Row:
 class Swept:
     """One entry of InferenceX' configurations."""
 
-    speculative: bool
+    drafts: int
+    """Tokens that are drafted in each step; 0: no speculation."""
+    slots: float
+    """Requests that a rank decodes at most."""
     prefill: Pool | None
     serve: Pool
     image: str
@@ -109,8 +116,8 @@ def read_sweeps(repository: Path | None) -> Sweeps:
                 date = dt.date.fromisoformat(day)
                 found.setdefault(key, [date, date])[1] = date
     sweeps: Sweeps = defaultdict(list)
-    for (key, speculative, prefill, serve, image), (first, last) in found.items():
-        swept = Swept(speculative, prefill, serve, image, first, last)
+    for (key, drafts, slots, prefill, serve, image), (first, last) in found.items():
+        swept = Swept(drafts, slots, prefill, serve, image, first, last)
         sweeps[key].append(swept)
         if prefill:  # some versions give the load of a worker
             whole = (*key[:-2], key[-2] * serve.workers, key[-1])
@@ -150,10 +157,28 @@ def _entries(entry: dict[str, Any]) -> list[tuple[Any, ...]]:
                     load,
                     prefill is not None,
                 )
-                speculative = space.get("spec-decoding", "none") != "none"
+                drafts, slots = _recipe(space, backend, entry["model-prefix"], serve)
                 image = _image(str(entry["image"]))
-                made.append((key, speculative, prefill, serve, image))
+                made.append((key, drafts, slots, prefill, serve, image))
     return made
+
+
+def _recipe(
+    space: dict[str, Any], backend: str, model: str, serve: Pool
+) -> tuple[int, float]:
+    """Drafted tokens and slots: names of recipes tell them (..._tep8_batch16_eplb0_mtp3.yaml)."""
+    settings = str([space.get(pool, {}) for pool in ("prefill", "decode")])
+    batch = re.search(r"_batch(\d+)", settings)
+    slots = float(batch.group(1)) if batch else math.inf
+    if space.get("spec-decoding", "none") == "none":
+        return 0, slots
+    named = re.search(r"_mtp([1-9])", settings)
+    if named:
+        return int(named.group(1)), slots
+    # as the scripts of single nodes set it
+    if backend == "trtllm":
+        return (1 if serve.data > 1 else 3), slots
+    return (2 if model == "dsr1" else 3), slots
 
 
 def _swept_pool(space: dict[str, Any]) -> Pool:
@@ -192,15 +217,17 @@ def _row(record: dict[str, str], sweeps: Sweeps) -> Row:
     if not load:
         size = _number(record, "decode_batch_size" if split else "batch_size")
         concurrency = size * serve.data * (serve.workers if split else 1)
-    speculative, skipped = 0.0, ""
+    speculative, drafts, slots, skipped = 0.0, 2.0, math.inf, ""
     if (swept or dump) and load:
         found = _candidates(record, source, sweeps, serve, prefill, concurrency)
-        kinds = {entry.speculative for entry in found}
+        kinds = {entry.drafts > 0 for entry in found}
+        drafts = max((entry.drafts for entry in found), default=0) or drafts
         # the dump holds what was run without speculation
         speculative = sum(kinds) / len(kinds) if kinds and not dump else 0.0
         if split and swept and found:
-            first = min(found, key=lambda entry: entry.speculative)
+            first = min(found, key=lambda entry: entry.drafts > 0)
             serve, prefill = first.serve, first.prefill or prefill
+            slots = _slots(found, concurrency / serve.workers / serve.data)
     if not split and serve.gpus > 8:
         skipped = (
             "more GPUs than one engine: an early disaggregated run, layout not told"
@@ -223,12 +250,19 @@ def _row(record: dict[str, str], sweeps: Sweeps) -> Row:
         concurrency,
         math.nan if split else _number(record, "batch_size"),
         speculative,
+        drafts,
+        slots,
         serve,
         prefill,
         float(record["silicon_ttft_ms"]),
         float(record["silicon_tpot_ms"]),
         skipped,
     )
+
+
+def _slots(found: list[Swept], asked: float) -> float:
+    """Requests a rank decodes at most; a recipe with room for under half is another load's."""
+    return max((e.slots for e in found if 2 * e.slots >= asked), default=math.inf)
 
 
 def _number(record: dict[str, str], key: str) -> float:
