@@ -16,10 +16,10 @@ from statistics import median
 
 from lemnos.hardware.catalogue import gpu_kind
 from lemnos.models.describe import describe
+from lemnos.planning.budget import Fit
 from lemnos.planning.calibration import constants_for
 from lemnos.planning.fitting import Measured, MeasuredFile
 from lemnos.planning.measured import fitted_to, predicted
-from lemnos.planning.budget import Fit
 from lemnos.spec.document import load
 
 HERE = Path(__file__).parent

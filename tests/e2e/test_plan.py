@@ -92,8 +92,11 @@ def test_a_cluster_file_and_a_workload(tmp_path: Path) -> None:
 def test_a_saved_plan_is_a_deployment_that_up_reads(tmp_path: Path) -> None:
     saved = tmp_path / "plan.yaml"
     lemnos("plan", "glm-4.5-air-fp8", "--cluster", "2xH200", "--save", str(saved))
-    done = lemnos("up", str(saved), "--dry-run", code=1)
-    assert "cannot start it yet" in done.stderr
+    shown = report("up", str(saved), "--dry-run")
+    engines = [job for job in shown["jobs"] if job["role"] == "engine"]
+    assert "--max-model-len" in engines[0]["command"]["argv"]
+    done = lemnos("up", str(saved), code=1)
+    assert "does not start it yet" in done.stderr
     lemnos("plan", "--save", str(saved))
     assert "smollm2" in saved.read_text()
     plan = json.loads(lemnos("up", str(saved), "--dry-run", "--json").stdout)
