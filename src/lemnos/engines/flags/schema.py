@@ -12,7 +12,7 @@ changed between two releases has two rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -37,6 +37,7 @@ class Option:
     instead ("deprecated" where it says nothing more), "" where it is not deprecated.
     ``open_keys``: dotted keys and JSON objects (``-cc.mode=none``). ``reads`` names the
     function of the engine that reads a value, where ``kind`` alone does not say what passes.
+    ``required``: the parser refuses a command line without it.
     """
 
     names: tuple[str, ...]
@@ -48,6 +49,7 @@ class Option:
     deprecated: str = ""
     open_keys: bool = False
     reads: str = ""
+    required: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class Schema:
 
     ``version`` is the release's; ``asked`` is what was asked for where that is another one,
     which the table does not have. ``rules`` are the habits of that release's parser beyond
-    argparse's own: "underscores" (``--max_model_len`` is ``--max-model-len``).
+    argparse's own: "underscores" (``--max_model_len`` is ``--max-model-len``), ``vllm_words.py``
+    has them all. ``configs``: the classes that JSON options are read into, with what each of their
+    fields takes. ``carries``: for Dynamo, the engines that the release pins, with their versions.
     """
 
     engine: str
@@ -64,6 +68,8 @@ class Schema:
     asked: str | None
     options: tuple[Option, ...]
     rules: frozenset[str] = frozenset()
+    configs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    carries: Mapping[str, str] = field(default_factory=dict)
     _spellings: dict[str, Option] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -167,18 +173,21 @@ def _schema(engine: str, place: int, asked: str | None) -> Schema:
         asked=asked,
         options=tuple(
             _option(names, kind, more)
-            for first, last, names, kind, more in table["options"]
-            if first <= place <= last
+            for _, _, names, kind, more in _there(table["options"], place)
         ),
-        rules=frozenset(
-            rule for first, last, rule in table["rules"] if first <= place <= last
-        ),
+        rules=frozenset(row[2] for row in _there(table["rules"], place)),
+        configs={row[2]: row[3] for row in _there(table["configs"], place)},
+        carries={row[2]: row[3] for row in _there(table["carries"], place)},
     )
 
 
+def _there(rows: list[Any], place: int) -> list[Any]:
+    return [row for row in rows if row[0] <= place <= row[1]]
+
+
 def _option(names: list[str], kind: Kind, more: dict[str, Any]) -> Option:
-    choices = tuple(more.pop("choices", ()))
-    return Option(names=tuple(names), kind=kind, choices=choices, **more)
+    choices = tuple(more.get("choices", ()))
+    return Option(tuple(names), kind, **{**more, "choices": choices})
 
 
 def _nearest(version: str, known: tuple[str, ...]) -> tuple[int, bool]:
@@ -207,7 +216,7 @@ def _places(engine: str) -> dict[str, set[int]]:
     """The places in the list of versions that have each spelling."""
     places: dict[str, set[int]] = {}
     for first, last, names, kind, more in _table(engine)["options"]:
-        for name in spellings(_option(names, kind, dict(more))):
+        for name in spellings(_option(names, kind, more)):
             places.setdefault(name, set()).update(range(first, last + 1))
     return places
 
