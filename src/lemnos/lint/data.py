@@ -1,0 +1,27 @@
+"""Lint's data files: model families, and environment variables."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import orjson
+
+
+@cache
+def families() -> dict[str, Any]:
+    """Parsers by model, names that moved, quantizations by how weights are stored."""
+    return _read("families.json")
+
+
+@cache
+def variables() -> dict[str, Any]:
+    """NCCL's variables, names that nothing reads, and values that are taken."""
+    return _read("variables.json")
+
+
+def _read(name: str) -> dict[str, Any]:
+    text = resources.files("lemnos.lint").joinpath(name).read_bytes()
+    data: dict[str, Any] = orjson.loads(text)
+    return data
