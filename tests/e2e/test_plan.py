@@ -138,6 +138,7 @@ def test_measurements_refit_the_model(tmp_path: Path) -> None:
         ("glm-4.6 --cluster 4xH200 --input-tokens -5", "greater than or equal to 1"),
         ("glm-4.6 --cluster 4xH200 --kv-cache-dtype int3", "'fp8'"),
         ("glm-4.6 --cluster 4xH200 --engine vlm", "'vllm'"),
+        ("glm-4.6 --cluster 4xH200 --engine-version abc", "write it as 0.26.0"),
         (
             "glm-4.6-fp8 --cluster 4xH200 --quantization fp8",
             "leave --quantization away",

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from lemnos.spec.base import Value
 from lemnos.spec.document import SPEC_VERSION
-from lemnos.spec.proposal import Proposal
+from lemnos.spec.proposal import EngineVersion, Proposal
 
 DEFAULT_PORT = 5366
 """The endpoint's port where none is asked for (L-E-M-N on a telephone's keys)."""
@@ -100,7 +100,7 @@ class DeploymentSpec(Value):
     model: ModelSpec
     engine: Literal["llamacpp", "vllm", "sglang", "dynamo"] | None = None
     """Chosen from the model's format by default."""
-    engine_version: str | None = None
+    engine_version: EngineVersion | None = None
     """The newest that lemnos knows by default."""
     engine_args: dict[str, EngineValue] = {}
     """Flags of the engine that lemnos has no key for: ``{kv-cache-dtype-skip-layers: "0,1"}``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lemnos.errors import UsageError
 from lemnos.spec.base import Value
@@ -19,6 +19,15 @@ Objective = Literal["throughput", "latency", "cost", "gpus"]
 EngineName = Literal["vllm", "sglang"]
 KvDtype = Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "nvfp4"]
 _TIME = re.compile(r"(ttft|tpot)\s*=\s*(\d+(?:\.\d+)?)\s*(ms|s)")
+
+
+def _as_version(text: str) -> str:
+    if not re.fullmatch(r"v?\d+(\.\d+)+\S*", text):
+        raise ValueError(f"'{text}' is no version: write it as 0.26.0")
+    return text.removeprefix("v")
+
+
+EngineVersion = Annotated[str, AfterValidator(_as_version)]
 
 
 class Slo(Value):
@@ -56,7 +65,7 @@ class Ask(Value):
     slo: Slo = Slo()
     objective: Objective = "throughput"
     engine: EngineName | None = None
-    engine_version: str | None = None
+    engine_version: EngineVersion | None = None
     tensor: Ways | None = None
     pipeline: Ways | None = None
     data: Ways | None = None
