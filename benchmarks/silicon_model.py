@@ -10,32 +10,14 @@ cannot tell forty constants apart, and what they cannot tell must not follow the
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np  # type: ignore[import-not-found,unused-ignore]
 from scipy.optimize import least_squares  # type: ignore[import-untyped,import-not-found,unused-ignore]
-from silicon_rows import Pool, Row
-
-from lemnos.hardware.catalogue import gpu_kind
-from lemnos.planning.calibration import constants_for
-from lemnos.planning.memory import kv_bytes_per_token, weights_per_stage
-from lemnos.planning.speed import Fabric, step_model
-from lemnos.spec.architecture import Architecture
-from lemnos.spec.layout import Layout
+from silicon_features import Table
 
 Array = Any
 """A numpy array of a value a row."""
-BACKENDS = ("vllm", "sglang", "trtllm")
-GPUS = {
-    "h100_sxm": "H100",
-    "h200_sxm": "H200",
-    "b200_sxm": "B200",
-    "b300_sxm": "B300",
-    "gb200": "GB200",
-    "gb300": "GB300",
-}
 TIGHT, FREE = 0.2, 4.5
 """How far (in log) a constant may lie from its start: physics; habits of schedulers and loads."""
 STARTS: dict[str, tuple[float, float]] = {
@@ -70,8 +52,10 @@ STARTS: dict[str, tuple[float, float]] = {
     "spread": (0.7, TIGHT),
     # speculation: chance that a drafted token is accepted
     "accepted": (0.65, TIGHT),
-    # prompts: a kernel's launch outside of graphs; how much of a prompt's time others wait for
+    # prompts: a kernel's launch outside of graphs (in steps that decode, schedulers run
+    # ahead and hide some of it); how much of a prompt's time others wait for
     "launch_us": (20.0, FREE),
+    "launch_mixed_us": (10.0, FREE),
     "interference": (1.0, 2 * TIGHT),
     "interference_closed": (0.7, FREE),
     # time to the first token: constant, steps until a prompt is looked at (more in sweeps,
@@ -87,157 +71,6 @@ STARTS: dict[str, tuple[float, float]] = {
     "balance_steps": (20.0, FREE),
 }
 NAMES = tuple(STARTS)
-INDEXER = 8
-"""Small kernels that sparse attention's indexer adds to a layer (projections, norm, rotary,
-quantize, cache, scores, top-k)."""
-
-
-class Table:
-    """Features of rows, a numpy array each."""
-
-    def __init__(self, columns: dict[str, Array]) -> None:
-        self.columns = columns
-
-    def __getattr__(self, name: str) -> Array:
-        return self.columns[name]
-
-
-def kv_dtype(row: Row) -> str:
-    """Not told by the sample: as InferenceX' scripts set it (FP8, but for these)."""
-    if not row.sweep:
-        quantized = row.backend == "trtllm" and row.precision != "bf16"
-        return "fp8" if quantized else "auto"
-    if "Kimi" in row.model:
-        return "fp8" if row.precision == "fp4" else "auto"
-    hopper = row.system.startswith("h")
-    if "gpt-oss" in row.model and hopper and row.backend == "vllm":
-        return "auto"
-    return "fp8"
-
-
-def tables(
-    rows: Sequence[Row], architecture: Callable[[str, str], Architecture]
-) -> tuple[Table, Table, Table]:
-    """What is known of the rows: the load, the (decoding) engine, the prefill engine."""
-    load = Table(
-        {
-            "backend": np.array([BACKENDS.index(row.backend) for row in rows]),
-            "split": np.array([row.mode == "disagg" for row in rows]),
-            "sweep": np.array([row.sweep for row in rows]),
-            # sglang looks for new requests each 10th step, from 16 streams on each 30th
-            # (InferenceX' scripts: --scheduler-recv-interval)
-            "intake": np.array(
-                [
-                    row.sweep
-                    * (
-                        2.0
-                        if row.backend == "sglang" and row.concurrency >= 16
-                        else 1.0
-                    )
-                    for row in rows
-                ]
-            ),
-        }
-        | {
-            name: np.array([getattr(row, name) for row in rows], float)
-            for name in (
-                "prompt",
-                "output",
-                "concurrency",
-                "batch",
-                "speculative",
-                "drafts",
-                "slots",
-                "ttft",
-                "tpot",
-            )
-        }
-        | {
-            "servers": np.array([row.serve.workers for row in rows], float),
-            "prefillers": np.array([row.prefill.workers for row in rows], float),
-        }
-    )
-
-    @functools.cache
-    def features(
-        model: str, precision: str, pool: Pool, system: str, kv: str
-    ) -> dict[str, float]:
-        return _features(architecture(model, precision), pool, system, kv)
-
-    def table(prefill: bool) -> Table:
-        found = [
-            features(
-                row.model,
-                row.precision,
-                row.prefill if prefill else row.serve,
-                row.system,
-                kv_dtype(row),
-            )
-            for row in rows
-        ]
-        return Table({key: np.array([each[key] for each in found]) for key in found[0]})
-
-    return load, table(False), table(True)
-
-
-def _features(a: Architecture, pool: Pool, system: str, kv: str) -> dict[str, float]:
-    gpu = gpu_kind(GPUS[system])
-    layout = Layout(tensor=pool.gpus // pool.data, data=pool.data, expert=pool.expert)
-    fabric = Fabric((gpu.nvlink_gb_s or 32.0) * 1e9, 25e9, 0.0)
-    model = step_model(a, layout, gpu, fabric, constants_for("vllm"), kv_dtype=kv)
-    (stage,) = model.stages
-    blackwell = (gpu.capability or 0.0) >= 10
-    weights = [weight for layer in a.layers for weight in layer.weights]
-    stores = {weight.store.name for weight in weights}
-    out: dict[str, float] = {}
-    for group, products in (("dense", stage.dense), ("routed", stage.experts)):
-        for kind in ("bf16", "fp8", "fp4", "w4a16"):
-            out[f"{group}_bytes_{kind}"] = out[f"{group}_flop_{kind}"] = 0.0
-        for product in products:
-            kind = str(product.math)
-            if kind == "w4a16" and blackwell and "mxfp4" in stores:
-                kind = "fp8"  # MXFP4 x MXFP8 there
-            out[f"{group}_bytes_{kind}"] += product.bytes
-            out[f"{group}_flop_{kind}"] += product.flop
-    whole = [look for look in stage.looks if not look.window]
-    short = [look for look in stage.looks if look.window]
-    attentions = [layer.attention for layer in a.layers]
-    cached = sum(
-        kv_bytes_per_token(each, layout.tensor, kv)
-        for each in attentions
-        if not each.window
-    )
-    room = gpu.memory_gib * 0.95 - 3.0
-    for name, looks in (("whole", whole), ("short", short)):
-        out[f"{name}_bytes"] = sum(look.kv_bytes for look in looks)
-        out[f"{name}_flop"] = sum(look.flop for look in looks)
-        out[f"{name}_decode_flop"] = sum(look.decode_flop for look in looks)
-    return out | {
-        "blocks": float("fp8-block" in stores),
-        "window": float(short[0].window) if short else 1e9,
-        "state": stage.state_bytes,
-        "kernels": stage.kernels
-        + INDEXER * sum(1.0 for e in attentions if e.index_dim),
-        "reduces": float(stage.reduces),
-        "moe_layers": float(stage.moe_layers),
-        "experts": float(model.experts),
-        "top_k": float(model.top_k),
-        "hidden": float(a.hidden),
-        "tensor": float(layout.tensor),
-        "data": float(layout.data),
-        "expert": float(layout.expert),
-        "kv_room": max(0.0, room * 2**30 - weights_per_stage(a, layout)[0]) / cached,
-        "bandwidth": gpu.bandwidth_gb_s * 1e9,
-        "peak_bf16": gpu.tflops["bf16"] * 1e12,
-        # Blackwell's kernels multiply an FP8 cache in FP8, Hopper's widen it
-        "peak_decode": gpu.tflops["fp8" if blackwell and kv == "fp8" else "bf16"]
-        * 1e12,
-        "peak_fp8": gpu.tflops.get("fp8", gpu.tflops["bf16"]) * 1e12,
-        "peak_fp4": gpu.tflops.get("fp4", gpu.tflops["bf16"]) * 1e12,
-        "on_blackwell": float(blackwell),
-        "nvlink": fabric.inside,
-        "nodes": max(1.0, pool.gpus / gpu.link_domain),
-    }
 
 
 def step(
@@ -303,7 +136,8 @@ def step(
     time = time + (decoding + (prompt > 0)) * e.state / (e.bandwidth * 0.5)
     time = time + _messages(e, c, tokens)
     kernels = e.kernels * c["kernel_us"] * np.where(on, c["kernel_blackwell"], 1.0)
-    launched = np.maximum(kernels, e.kernels * c["launch_us"])
+    launch = np.where(decoding > 0, c["launch_mixed_us"], c["launch_us"])
+    launched = np.maximum(kernels, e.kernels * launch)
     each = np.where(prompt > 0, launched, kernels) + decoding * c["sequence_us"]
     return time + (each + c["step_us"]) * 1e-6
 
@@ -441,7 +275,7 @@ def fit(
         return np.concatenate(
             [
                 _soft(np.log(tpot) - measured[0], 0.15) * weights,
-                0.7 * _soft(np.log(ttft) - measured[1], 0.3) * weights,
+                _soft(np.log(ttft) - measured[1], 0.15) * weights,
                 PULL * (fitted - origin) / scale,
             ]
         )

@@ -38,7 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 import numpy as np  # type: ignore[import-not-found,unused-ignore] # noqa: E402
-from silicon_model import NAMES, fit, predict, start, tables, unpack  # noqa: E402
+from silicon_features import tables  # noqa: E402
+from silicon_model import NAMES, fit, predict, start, unpack  # noqa: E402
 from silicon_rows import Row, read_rows, read_sweeps  # noqa: E402
 
 from lemnos.models.architecture import architecture_of  # noqa: E402
@@ -54,6 +55,8 @@ TENSOR_FP8 = {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_he
 NVFP4 = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}
 NVFP4_FFN = NVFP4 | {"ignore": ["lm_head", "re:.*self_attn.*", "re:.*linear_attn.*"]}
 """NVIDIA's checkpoints of MoE models leave attention in BF16."""
+NVFP4_OUT = NVFP4 | {"ignore": ["lm_head", "re:.*self_attn.(q|kv)_.*"]}
+"""DeepSeek-R1-0528-NVFP4-v2, which InferenceX runs: attention's output projection, too."""
 AS_IS: dict[str, Any] = {}
 
 MODELS: dict[str, tuple[str, str, dict[str, dict[str, Any] | None]]] = {
@@ -62,7 +65,7 @@ MODELS: dict[str, tuple[str, str, dict[str, dict[str, Any] | None]]] = {
     "deepseek-ai/DeepSeek-R1": (
         "deepseek-ai--DeepSeek-R1",
         "DeepSeek",
-        {"fp8": BLOCK_FP8, "fp4": NVFP4_FFN},
+        {"fp8": BLOCK_FP8, "fp4": NVFP4_OUT},
     ),
     "deepseek-ai/DeepSeek-V3": (
         "deepseek-ai--DeepSeek-V3",
