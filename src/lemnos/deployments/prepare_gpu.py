@@ -10,11 +10,15 @@ from lemnos.models.describe import describe
 from lemnos.models.pull import at_hand, resolve
 from lemnos.spec.deployment import DeploymentSpec, ModelSpec, name_from
 from lemnos.spec.facts import LocalModel
-from lemnos.spec.place import Place
+from lemnos.spec.place import INNER_PORTS, Place
 from lemnos.spec.plan import Plan
 from lemnos.spec.proposal import Proposal
 
 GPU_ENGINES = ("vllm", "sglang", "dynamo")
+
+
+FIRST_PORT, FIRST_INNER_PORT = 8100, 29500
+"""What ``--dry-run`` shows; a start takes ports that are free."""
 
 
 def plan_on_gpus(spec: DeploymentSpec) -> Plan:
@@ -66,15 +70,18 @@ def places_of(plan: Plan) -> list[Place]:
 
 
 def _place(proposal: Proposal, number: int, hosts: int, per_host: int) -> Place:
+    port, inner = FIRST_PORT + number, FIRST_INNER_PORT + INNER_PORTS * number
     if proposal.nodes == 1:
         need = proposal.layout.gpus
         first = number * need
         split = proposal.layout.replicas > 1
         devices = tuple(str(i) for i in range(first, first + need)) if split else ()
-        return Place(gpus_per_host=per_host, devices=devices, port=0)
+        return Place(
+            gpus_per_host=per_host, devices=devices, port=port, inner_port=inner
+        )
     first = number * hosts % proposal.nodes
     names = tuple(f"node-{first + i}" for i in range(hosts))
-    return Place(hosts=names, gpus_per_host=per_host, port=0)
+    return Place(hosts=names, gpus_per_host=per_host, port=port, inner_port=inner)
 
 
 def _model(spec: ModelSpec) -> LocalModel:

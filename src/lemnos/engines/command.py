@@ -14,8 +14,10 @@ from lemnos.errors import UsageError, near
 class CommandLine:
     """Flags in the order in which they were added, each in the spelling that the version knows."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, *before: str) -> None:
+        """``before``: words that the engine wants ahead of its flags (vLLM: the model)."""
         self.schema = schema
+        self.before = before
         self.words: list[str] = []
 
     def has(self, *names: str) -> str | None:
@@ -66,9 +68,10 @@ class CommandLine:
                         fix=f"use {owned[spelling]}",
                     )
             self.words += written(name, value)
-        problems = [
-            each for each in parse(self.schema, self.words).problems if each.fatal
-        ]
+        if not args:
+            return
+        parsed = parse(self.schema, [*self.before, *self.words])
+        problems = [each for each in parsed.problems if each.fatal]
         if problems:
             raise UsageError(
                 f"{self.schema.engine} {self.schema.version} would refuse it: {problems[0].message}",

@@ -148,7 +148,7 @@ def _job(
         index=index,
         rank=rank,
         command=Command(
-            argv=(*_program(plan), "serve", plan.model.path, *line.words),
+            argv=(*_program(plan), "serve", *line.before, *line.words),
             env=env | plan.quirks.env | plan.spec.engine_env,
             secrets=(Secret(key_file=files.key_file, env="VLLM_API_KEY"),)
             if head
@@ -169,7 +169,7 @@ def _program(plan: Plan) -> tuple[str, ...]:
 
 def _settings(plan: Plan, proposal: Proposal, place: Place) -> CommandLine:
     """The flags that are the same on every rank."""
-    line = CommandLine(schema_for("vllm", plan.engine_version))
+    line = CommandLine(schema_for("vllm", plan.engine_version), plan.model.path)
     line.add("--served-model-name", plan.served_name, why="a name for clients")
     line.add("--host", reach(place), why="an address")
     line.add("--port", place.port, why="a port")
@@ -322,7 +322,7 @@ def _on_ray(
     head = place.hosts[0]
     own = (f"--port={place.inner_port + RAY}", f"--node-ip-address={head}")
     quiet = ("--include-dashboard=false", "--disable-usage-stats", "--block")
-    serve = (*_program(plan), "serve", plan.model.path, *line.words)
+    serve = (*_program(plan), "serve", *line.before, *line.words)
     jobs = [
         job(0, "", head, serve),
         job(1, "ray-head", head, (*ray, "start", "--head", *own, *gpus, *quiet)),

@@ -18,8 +18,17 @@ def script_of(job: Job) -> str:
         lines.append(f"export {key}={shlex.quote(value)}")
     for secret in job.command.secrets:
         lines.append(_read_by_shell(secret))
-    argv = " \\\n  ".join(shlex.quote(word) for word in job.command.argv)
-    return "\n".join([*lines, f"exec {argv}", ""])
+    return "\n".join([*lines, f"exec {_flags_on_lines(job.command.argv)}", ""])
+
+
+def _flags_on_lines(argv: Sequence[str]) -> str:
+    """The command, each flag with its values on a line of its own."""
+    lines: list[list[str]] = [[]]
+    for word in argv:
+        if word.startswith("--"):
+            lines.append([])
+        lines[-1].append(shlex.quote(word))
+    return " \\\n  ".join(" ".join(line) for line in lines if line)
 
 
 def hand_over(secrets: Sequence[Secret]) -> dict[str, str]:
