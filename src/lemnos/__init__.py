@@ -28,11 +28,17 @@ if TYPE_CHECKING:
         up,
         write_cluster,
     )
+    from lemnos.engines.environments.bundle import bundle_engine
+    from lemnos.engines.environments.installing import check_engine, install_engine
+    from lemnos.engines.environments.places import environments
     from lemnos.errors import LemnosError, UsageError
     from lemnos.proposals import for_gpus, planned_spec, propose, save_spec
     from lemnos.wire.client import AsyncClient, Client
 
 _HOMES = {
+    "lemnos.engines.environments.bundle": ("bundle_engine",),
+    "lemnos.engines.environments.installing": ("check_engine", "install_engine"),
+    "lemnos.engines.environments.places": ("environments",),
     "lemnos.errors": ("LemnosError", "UsageError"),
     "lemnos.proposals": ("for_gpus", "planned_spec", "propose", "save_spec"),
     "lemnos.wire.client": ("AsyncClient", "Client"),
@@ -64,11 +70,15 @@ __all__ = [
     "LemnosError",
     "UsageError",
     "bench",
+    "bundle_engine",
+    "check_engine",
     "deployment_spec",
     "down",
     "endpoint",
+    "environments",
     "for_gpus",
     "get_record",
+    "install_engine",
     "jobs",
     "list_records",
     "logs",

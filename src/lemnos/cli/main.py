@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lemnos.cli import live, measure, models, plan, probe, up
+from lemnos.cli import engines, live, measure, models, plan, probe, up
 from lemnos.errors import LemnosError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.command()(live.down)
 app.command()(measure.bench)
 app.add_typer(measure.records, name="records")
 app.add_typer(models.app, name="models")
+app.add_typer(engines.app, name="engines")
 
 
 @app.callback(invoke_without_command=True)
