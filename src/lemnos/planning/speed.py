@@ -98,6 +98,9 @@ class StepModel:
     largest_graph: int
     weight_bandwidth: float
     """Bytes/s at which weights are read, those in host memory included."""
+    decode_math: Math
+    """How queries and cached keys are multiplied: an FP8 cache in FP8 on Blackwell (the public
+    silicon sample tells: benchmarks/silicon_sample.py), else in BF16."""
 
 
 def step_model(
@@ -132,6 +135,7 @@ def step_model(
         graphs,
         largest_graph,
         1.0 / ((1.0 - offloaded) / near + offloaded / far),
+        "fp8" if kv_dtype.startswith("fp8") and (gpu.capability or 0) >= 10 else "bf16",
     )
 
 
@@ -283,7 +287,8 @@ def _stage_time(
     for look in stage.looks:
         seen = min(context, look.window) if look.window else context
         reading = look.kv_bytes / (bandwidth * constants.memory_kv)
-        time += decoding * seen * max(reading, look.decode_flop / _peak(model, "bf16"))
+        work = look.decode_flop / _peak(model, model.decode_math)
+        time += decoding * seen * max(reading, work)
         behind = min(past, look.window) if look.window else past
         pairs = prompt * behind
         time += pairs * look.flop / _peak(model, "bf16")
