@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lemnos.cli import engines, live, measure, models, plan, probe, up
+from lemnos.cli import engines, lint, live, measure, models, plan, probe, up
 from lemnos.errors import LemnosError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command()(up.up)
 app.command()(plan.plan)
 app.command()(probe.probe)
+app.command(context_settings=lint.ANY_FLAGS)(lint.lint)
 app.command()(live.ps)
 app.command()(live.logs)
 app.command()(live.chat)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lemnos.lint.command import Command, inserted, quoted, replaced, rewritten
+from lemnos.lint.command import Command, Use, inserted, quoted, replaced, rewritten
 from lemnos.lint.data import variables
 from lemnos.lint.expand import Run
 from lemnos.lint.findings import Edit, Finding
@@ -24,15 +24,18 @@ _MOVED = re.compile(
 _INSTALLERS = ("pip", "pip3", "uv", "conda", "mamba", "poetry")
 _REQUEST = re.compile(r'"model"\s*:\s*"(?P<name>[^"]+)"')
 _PORT = re.compile(r":(?P<port>\d{2,5})(?=/|$)")
+_LOCAL = re.compile(r"(?:^|//)(?:localhost|127\.0\.0\.1|\[::1\])(?=[:/]|$)")
 _SWITCHED_ON = ("1", "true", "True")
 
 
 @dataclass(frozen=True)
 class Request:
-    """A curl that asks for a model: its name as written, and the port asked."""
+    """A curl that asks for a model: its name as written, the port asked, and from where."""
 
     model: Word
     port: int | None
+    local: bool
+    """It asks this very machine."""
 
 
 def run_findings(run: Run, text: str) -> Iterator[Finding]:
@@ -127,13 +130,14 @@ def requests_in(runs: Sequence[Run]) -> list[Request]:
     for run in runs:
         if not run.words or run.words[0].text.rpartition("/")[2] != "curl":
             continue
-        port = None
+        port, local = None, False
         for word in run.words[1:]:
+            local = local or bool(_LOCAL.search(word.text))
             if match := _PORT.search(word.text):
                 port = port or int(match["port"])
         for word in run.words[1:]:
             if match := _REQUEST.search(word.text):
-                found.append(Request(word.part(*match.span("name")), port))
+                found.append(Request(word.part(*match.span("name")), port, local))
     return found
 
 
@@ -155,17 +159,7 @@ def _served(command: Command, requests: Sequence[Request]) -> Iterator[Finding]:
     if command.engine != "vllm" or not requests or command.open_ended():
         return
     use = command.use("--served-model-name")
-    names = (
-        [word.text for word in command.words[use.index + 1 : use.stop]] if use else []
-    )
-    if use and use.value:
-        after = command.words[use.stop :]
-        more = (word.text for word in after)
-        names = [use.value.text]
-        for text in more:
-            if text.startswith("-"):
-                break
-            names.append(text)
+    names = _names(command, use)
     port = command.number_of("--port") if command.use("--port") else 8000
     for request in requests:
         if request.port not in (None, port) or request.model.text in names:
@@ -174,7 +168,8 @@ def _served(command: Command, requests: Sequence[Request]) -> Iterator[Finding]:
             continue
         if not request.model.known:
             continue
-        shown = ", ".join(names) or "its model's path, word for word"
+        first = command.words[0].text if command.words else "its model's path"
+        shown = ", ".join(names) or f"{first}, word for word"
         edits = (
             rewritten(request.model, names[0])
             if names
@@ -195,6 +190,18 @@ def _served(command: Command, requests: Sequence[Request]) -> Iterator[Finding]:
             edits,
             command.number,
         )
+
+
+def _names(command: Command, use: Use | None) -> list[str]:
+    """All names after ``--served-model-name``, which takes several."""
+    if use is None or use.value is None:
+        return []
+    names = [use.value.text]
+    for word in command.words[use.stop :]:
+        if word.text.startswith("-"):
+            break
+        names.append(word.text)
+    return names
 
 
 def _is_model(command: Command, name: str) -> bool:

@@ -89,7 +89,9 @@ class Checked:
     text: str
     """As it will run, wrappers left away, in one line; unknown parts are ``...``."""
     words: tuple[str, ...] = ()
-    """The engine's argv; unknown parts are ``...``."""
+    """The engine's argv; what is not known is as it is written."""
+    known: bool = True
+    """Whether all words are known before it runs."""
 
 
 @dataclass

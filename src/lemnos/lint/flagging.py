@@ -72,17 +72,20 @@ def flag_findings(
 ) -> Iterator[Finding]:
     """What the release's parser refuses, or will; ``version_open``: a newer one may run."""
     gone: set[int] = set()
+    leaving = list(_gone_in_newest(command)) if version_open else []
     for problem in parsed.problems:
         if problem.index >= len(command.words) or problem.index in gone:
             continue
+        start = command.words[problem.index].start
+        if problem.code == "deprecated" and any(f.start == start for f in leaving):
+            continue  # that it is gone in the newest says more
         if problem.code == "unknown":
             finding, stop = _unknown(command, problem)
             gone.update(range(problem.index, stop))
             yield finding
         elif found := _other(command, problem):
             yield found
-    if version_open:
-        yield from _gone_in_newest(command)
+    yield from leaving
     yield from _twice(command)
 
 

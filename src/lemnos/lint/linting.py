@@ -159,9 +159,12 @@ def _command(
     model = model_of(command, downloads_in(runs))
     yield from model_findings(command, model)
     yield from machine_findings(command, model, cluster)
-    yield from security_findings(command)
+    requests = requests_in(runs)
+    port = command.number_of("--port") or 8000
+    reached = any(not one.local and one.port == port for one in requests)
+    yield from security_findings(command, reached)
     yield from speed_findings(command)
-    yield from command_findings(command, requests_in(runs))
+    yield from command_findings(command, requests)
 
 
 def _passed_on(found: Found, schema: Schema) -> tuple[Schema, ...]:
@@ -169,7 +172,7 @@ def _passed_on(found: Found, schema: Schema) -> tuple[Schema, ...]:
     backend = found.engine.removeprefix("dynamo.")
     if backend == found.engine or backend == "frontend":
         return ()
-    return (schema_for(backend, None),)
+    return (schema_for(backend, schema.carries.get(backend)),)
 
 
 def _release_findings(command: Command, release: Release) -> Iterator[Finding]:
@@ -287,4 +290,7 @@ def _checked(found: Found, engine: str, version: str | None, text: str) -> Check
     if found.words and found.words[0] is found.head:
         head = ""
     line = " ".join([head, *words]).strip()
-    return Checked(engine, version, found.head.start, found.end, line, tuple(words))
+    known = all(word.known for word in found.words)
+    return Checked(
+        engine, version, found.head.start, found.end, line, tuple(words), known
+    )

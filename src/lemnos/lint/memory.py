@@ -154,7 +154,7 @@ def _asked(command: Command, ways: Ways) -> dict[str, Any]:
     sglang = command.engine == "sglang"
     asked: dict[str, Any] = {
         "engine": "sglang" if sglang else "vllm",
-        "engine_version": command.schema.version if not command.extra else None,
+        "engine_version": (command.extra or (command.schema,))[0].version,
         "tensor": ways.tensor,
         "pipeline": ways.pipeline,
         "data": ways.data,

@@ -22,8 +22,18 @@ _WHY_OPEN = (
 )
 
 
-def security_findings(command: Command) -> Iterator[Finding]:
-    """Open ports, and keys that every user of the machine can read."""
+_ADVICE = (
+    f"--host {LOOPBACK} with a gateway that has keys on the same node: requests beside this "
+    "come from other machines"
+)
+
+
+def security_findings(command: Command, reached: bool = False) -> Iterator[Finding]:
+    """Open ports, and keys that every user of the machine can read.
+
+    ``reached``: a request beside the command comes from another machine, so that loopback alone
+    would not do.
+    """
     key = command.use("--api-key")
     if key and key.value and key.value.known and key.value.text:
         yield _of_use(
@@ -36,7 +46,7 @@ def security_findings(command: Command) -> Iterator[Finding]:
             (),
         )
     if key is None and "VLLM_API_KEY" not in command.found.env:
-        yield from _open(command)
+        yield from _open(command, reached)
 
 
 def speed_findings(command: Command) -> Iterator[Finding]:
@@ -54,7 +64,7 @@ def speed_findings(command: Command) -> Iterator[Finding]:
         )
 
 
-def _open(command: Command) -> Iterator[Finding]:
+def _open(command: Command, reached: bool) -> Iterator[Finding]:
     if command.schema.engine in ("dynamo.vllm", "dynamo.sglang"):
         return  # a worker is asked by the frontend, over its own transport
     if _in_container(command) or command.has("--headless"):
@@ -71,8 +81,8 @@ def _open(command: Command) -> Iterator[Finding]:
             command.end,
             f"without --host {command.engine} listens on every interface, and there is no key",
             _WHY_OPEN,
-            f"add --host {LOOPBACK}",
-            inserted(command, ["--host", LOOPBACK]),
+            _ADVICE if reached else f"add --host {LOOPBACK}",
+            () if reached else inserted(command, ["--host", LOOPBACK]),
             command.number,
         )
     elif use.value and use.value.known and use.value.text in EVERYWHERE:
@@ -82,8 +92,8 @@ def _open(command: Command) -> Iterator[Finding]:
             use,
             f"{use.name} {use.value.text} listens on every interface, and there is no key",
             _WHY_OPEN,
-            f"write {LOOPBACK}",
-            rewritten(use.value, LOOPBACK),
+            _ADVICE if reached else f"write {LOOPBACK}",
+            () if reached else rewritten(use.value, LOOPBACK),
         )
 
 
