@@ -25,10 +25,20 @@ DATA = Path(__file__).resolve().parent.parent / "tests/data"
 def main() -> None:
     """Print the figures; with --show the lines on which the verdicts differ."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--show", type=int, default=0, help="this many lines that differ")
+    parser.add_argument(
+        "--show", type=int, default=0, help="this many lines that differ"
+    )
     options = parser.parse_args()
     console = Console()
-    table = Table("engine", "options", "only theirs", "only ours", "lines", "same verdict", "parsed in")
+    table = Table(
+        "engine",
+        "options",
+        "only theirs",
+        "only ours",
+        "lines",
+        "same verdict",
+        "parsed in",
+    )
     for path in sorted(DATA.glob("*_options.json.gz")):
         truth = json.loads(gzip.decompress(path.read_bytes()))
         schema = schema_for(truth["engine"], truth["version"])
@@ -48,7 +58,9 @@ def main() -> None:
         )
         for argv, accepted, problems in wrong[: options.show]:
             said = "accepts" if accepted else "refuses"
-            console.print(f"{said}: {argv}\n   {problems}", markup=False, highlight=False)
+            console.print(
+                f"{said}: {argv}\n   {problems}", markup=False, highlight=False
+            )
     console.print(table)
 
 

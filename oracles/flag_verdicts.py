@@ -35,7 +35,7 @@ def write(
     for argv in lines.many(COUNT):
         accepted, message = verdict(parse, argv)
         verdicts.append([argv, accepted])
-        messages.append(f"{accepted} {argv} {message}")
+        messages.append(message)
     options = sorted([*action.option_strings] for action in parser._actions)
     found = {
         "engine": engine,
@@ -48,7 +48,7 @@ def write(
     text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
     out.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     if path := os.environ.get("FLAG_MESSAGES"):
-        Path(path).write_text("\n".join(messages))
+        Path(path).write_text(json.dumps(messages))
     accepted = sum(1 for _, taken in verdicts if taken)
     sys.stdout.write(
         f"{engine} {version}: {len(parser._actions)} options, {len(verdicts)} lines, "

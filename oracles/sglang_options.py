@@ -25,6 +25,7 @@ from importlib.metadata import version
 from flag_lines import Lines
 from flag_verdicts import write
 from sglang.srt.server_args import ServerArgs
+from sglang.srt.utils.server_args_config_parser import ConfigArgumentMerger
 
 
 def main() -> None:
@@ -33,7 +34,14 @@ def main() -> None:
     ServerArgs.add_cli_args(parser)
     shorts = [n for a in parser._actions for n in a.option_strings if n[1] != "-"]
     lines = Lines(parser, positional=False, shorts=shorts)
-    write("sglang", version("sglang"), parser, lines, parser.parse_args)
+    merger = ConfigArgumentMerger(parser)
+
+    def parse(argv: list[str]) -> object:
+        # As prepare_server_args does.
+        merged = merger.merge_config_with_args(argv) if "--config" in argv else argv
+        return parser.parse_args(merged)
+
+    write("sglang", version("sglang"), parser, lines, parse)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,13 @@ TABLES = ROOT / "src/lemnos/engines/flags"
 def main() -> None:
     """Add releases to the tables, or make tables anew."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("package", nargs="?", choices=sorted({e.package for e in ENGINES}))
+    parser.add_argument(
+        "package", nargs="?", choices=sorted({e.package for e in ENGINES})
+    )
     parser.add_argument("versions", nargs="*", metavar="VERSION")
-    parser.add_argument("--all", action="store_true", help="the tables' own releases anew")
+    parser.add_argument(
+        "--all", action="store_true", help="the tables' own releases anew"
+    )
     parser.add_argument("--cache", type=Path, help="keep the files that were read here")
     options = parser.parse_args()
     if not options.all and not options.versions:
@@ -60,7 +64,13 @@ def update(name: str, new: list[str], anew: bool, cache: Path) -> None:
     path.write_text(written(name, releases))
 
 
-EMPTY: dict[str, Any] = {"versions": [], "rules": [], "configs": [], "carries": [], "options": []}
+EMPTY: dict[str, Any] = {
+    "versions": [],
+    "rules": [],
+    "configs": [],
+    "carries": [],
+    "options": [],
+}
 
 
 def place(version: str) -> list[int]:
@@ -82,7 +92,9 @@ def apart(table: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "rules": [entry[0] for entry in there["rules"]],
             "configs": {entry[0]: entry[1] for entry in there["configs"]},
             "carries": {entry[0]: entry[1] for entry in there["carries"]},
-            "options": [{"names": e[0], "kind": e[1], **e[2]} for e in there["options"]],
+            "options": [
+                {"names": e[0], "kind": e[1], **e[2]} for e in there["options"]
+            ],
         }
     return releases
 

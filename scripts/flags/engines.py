@@ -42,7 +42,9 @@ def read_release(name: str, version: str, cache: Path) -> dict[str, Any]:
         "rules": rules,
         "configs": configs(collector.added),
         "carries": carried(release),
-        "notes": [note for note in world.notes if "unknown" in note or "not known" in note],
+        "notes": [
+            note for note in world.notes if "unknown" in note or "not known" in note
+        ],
     }
 
 
@@ -65,11 +67,21 @@ def flexible(release: Release) -> list[str]:
         rules.append("dotted")
     if re.search(r'"--optimization-level"', text):
         rules.append("optimization-level")
-    if re.search(r"should provide the model as a\s.*?raise|raise ValueError\(\s*.With `vllm serve`", text):
+    if re.search(
+        r"should provide the model as a\s.*?raise|raise ValueError\(\s*.With `vllm serve`",
+        text,
+    ):
         rules.append("model-refused")
     if "served[-_]model[-_]name" in text:
         rules.append("named-needs-model")
-    config = next((n for n in ("vllm/config/utils.py", "vllm/config/__init__.py") if n in release.names), "")
+    config = next(
+        (
+            n
+            for n in ("vllm/config/utils.py", "vllm/config/__init__.py")
+            if n in release.names
+        ),
+        "",
+    )
     if 'extra="forbid"' in (release.read(config) or ""):
         rules.append("closed-configs")
     return rules
@@ -78,7 +90,11 @@ def flexible(release: Release) -> list[str]:
 def sglang(release: Release, world: World, collector: Collector) -> list[str]:
     """``python -m sglang.launch_server``, ``sglang serve``."""
     world.imported("sglang.srt.server_args", "ServerArgs").add_cli_args(collector)
-    return ["config-file"] if "--config" in {n for a in collector.added for n in a.names} else []
+    return (
+        ["config-file"]
+        if "--config" in {n for a in collector.added for n in a.names}
+        else []
+    )
 
 
 def carried(release: Release) -> dict[str, str]:

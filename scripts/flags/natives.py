@@ -46,7 +46,8 @@ class FieldInfo:
     def __init__(self, default: Any = ..., **more: Any) -> None:
         self.default = default
         self.default_factory = more.get("default_factory")
-        self.init = True
+        self.init = more.get("init", True)
+        self.bounds = more
 
 
 class Declared:
@@ -56,6 +57,7 @@ class Declared:
         self.default = default
         self.default_factory = more.get("default_factory", MISSING)
         self.metadata = more.get("metadata", {})
+        self.init = more.get("init", True)
 
 
 def fields(owner: Any) -> tuple[Field, ...]:
@@ -69,6 +71,7 @@ def fields(owner: Any) -> tuple[Field, ...]:
             if isinstance(default, Declared):
                 made = Field(name, hint, default.default, default.default_factory)
                 made.metadata = default.metadata
+                made.init = default.init
             else:
                 made = Field(name, hint, default, MISSING)
             found[name] = made
@@ -85,7 +88,8 @@ def make(
     world: Expressions, node: ast.ClassDef, scope: Scope, bases: list[Any], body: Scope
 ) -> type:
     """A real class for a class of the sources."""
-    known = tuple(b for b in bases if isinstance(b, type)) or (object,)
+    plain = [typing.get_origin(base) or base for base in bases]  # dict[str, X] is dict
+    known = tuple(b for b in plain if isinstance(b, type)) or (object,)
     names: dict[str, Any] = dict(body)
     kind = next((b for b in known if issubclass(b, enum.Enum)), None)
     if kind is not None:
@@ -99,6 +103,7 @@ def make(
         ast.unparse(d).partition("(")[0].split(".")[-1] for d in node.decorator_list
     ]
     names["__module__"] = scope.module.name
+    names["__nullable__"] = nullable(node)
     if any(name in RECORDS for name in decorators):
         names["__record__"] = True
     if "__init__" not in names and names["__annotations__"]:
@@ -114,6 +119,23 @@ def make(
         if isinstance(function, Function):
             function.scope = inner
     return made
+
+
+def nullable(node: ast.ClassDef) -> set[str]:
+    """The fields that take None although their type does not say so: a validator lets it pass."""
+    found: set[str] = set()
+    for method in node.body:
+        for decorator in getattr(method, "decorator_list", ()):
+            words = ast.unparse(decorator)
+            if (
+                "field_validator" in words
+                and "wrap" in words
+                and "none" in method.name.lower()
+            ):  # type: ignore[attr-defined]
+                found |= {
+                    a.value for a in decorator.args if isinstance(a, ast.Constant)
+                }
+    return found
 
 
 def _mixed_in(bases: tuple[type, ...]) -> type | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import enum
 import json
 import re
@@ -12,11 +13,11 @@ from typing import Any
 
 from flags.collect import Added
 from flags.names import Function, Unknown
-from flags.natives import fields, is_record
+from flags.natives import FieldInfo, fields, is_record
 
 # How a value is read, by the name of the engine's function that reads it: (kind, reads).
 READERS = {
-    "human_readable_int": ("int", "human"),
+    "human_readable_int": ("int", "human"),  # vLLM's; SGLang's knows Ki
     "human_readable_int_or_auto": ("int", "human-or-auto"),
     "union_dict_and_str": ("text", "json-or-text"),
     "nullable_str": ("text", ""),
@@ -43,6 +44,9 @@ def row(one: Added, notes: list[str]) -> dict[str, Any] | None:
         return None
     more = one.more
     names = sorted(one.names, key=lambda name: not name.startswith("--"))
+    if "-" in names[0][2:] and any(_abbreviates(names[0], name) for name in names):
+        # SGLang writes --tp-size first in some releases, --tensor-parallel-size in others.
+        names.sort(key=lambda name: (not name.startswith("--"), -len(name)))
     action = more.get("action")
     kind, reads = reader(more.get("type"), names[0], notes)
     made: dict[str, Any] = {"names": names, "kind": kind}
@@ -52,6 +56,8 @@ def row(one: Added, notes: list[str]) -> dict[str, Any] | None:
     made["many"] = "" if many is None else str(many)
     made["twin"] = action is argparse.BooleanOptionalAction
     made["choices"] = choices(more.get("choices"))
+    if kind == "text" and reads == "optional" and not made["choices"]:
+        reads = ""  # any text passes
     made["default"] = plain(more.get("default"))
     made["deprecated"] = deprecated(more, action)
     made["open_keys"] = made["kind"] == "json" or reads == "json-or-text"
@@ -62,7 +68,20 @@ def row(one: Added, notes: list[str]) -> dict[str, Any] | None:
     if "error_message" in more:
         made["reads"] = "refused"
     keep = ("names", "kind")
-    return {k: v for k, v in made.items() if k in keep or v not in ("", (), [], None, False)}
+    return {
+        k: v for k, v in made.items() if k in keep or v not in ("", (), [], None, False)
+    }
+
+
+def _abbreviates(name: str, other: str) -> bool:
+    """Whether ``--tp-size`` stands for ``--tensor-parallel-size``: initials, then the same end."""
+    short, _, end = name[2:].partition("-")
+    words, _, tail = other[2:].rpartition(f"-{end}")
+    return (
+        not tail
+        and len(short) > 1
+        and "".join(w[:1] for w in words.split("-")) == short
+    )
 
 
 def reader(read: Any, name: str, notes: list[str]) -> tuple[str, str]:
@@ -88,22 +107,25 @@ def _function(read: Function, name: str, notes: list[str]) -> tuple[str, str]:
     inner = read.scope.get("return_type", read.scope.get("func"))
     if read.__name__ in ("_parse_type", "_optional_type"):
         kind, reads = reader(inner, name, notes)
-        optional = read.__name__ == "_optional_type" and kind != "text"
+        optional = read.__name__ == "_optional_type"
         return kind, f"optional {reads}".strip() if optional else reads
     if read.__name__ == "parse_dataclass":
         return "json", f"config:{read.defaults['cls'].__name__}"
-    if read.__name__ == "lambda" and ".lower()" in _source(read):
+    if read.__name__ == "lambda" and ".lower()" in ast.unparse(read.node):
         return "text", "lowered"
+    if "'Ki'" in ast.unparse(read.node):
+        return "int", "human-tokens"
     if read.__name__ in READERS:
         return READERS[read.__name__]
+    for (
+        inner
+    ) in read.defaults.values():  # lambda x, f=KVTransferConfig: f(**json.loads(x))
+        if is_record_class(inner):
+            return "json", f"config:{inner.__name__}"
+        if _method(inner) in READERS:
+            return READERS[_method(inner)]
     notes.append(f"{name}: what {read.__name__}() takes is not known")
     return "text", ""
-
-
-def _source(read: Function) -> str:
-    import ast
-
-    return ast.unparse(read.node)
 
 
 def _method(read: Any) -> str:
@@ -148,7 +170,9 @@ def deprecated(more: dict[str, Any], action: Any) -> str:
     found = more.get("error_message") or more.get("new_flag")
     if found:
         return str(found)[:LONGEST]
-    words = re.sub(r"^\W*deprecated\b\W*", "", " ".join(text.split()), flags=re.IGNORECASE)
+    words = re.sub(
+        r"^\W*deprecated\b\W*", "", " ".join(text.split()), flags=re.IGNORECASE
+    )
     return words[:LONGEST].strip() or "deprecated"
 
 
@@ -162,15 +186,32 @@ def configs(added: list[Added]) -> dict[str, dict[str, str]]:
             continue
         found[cls.__name__] = {}
         for field in fields(cls):
-            if _is_init(field.type):
+            if "InitVar" in repr(field.type) or not _given(field):
                 continue
-            found[cls.__name__][field.name] = word(field.type)
+            found[cls.__name__][field.name] = word(field.type, _bounds(cls, field))
             waiting += [part for part in parts(field.type) if is_record_class(part)]
     return found
 
 
-def _is_init(hint: Any) -> bool:
-    return "InitVar" in repr(hint)
+def _given(field: Any) -> bool:
+    """Whether a field can be given: ``field(init=False)`` cannot."""
+    return field.init is True and getattr(field.default, "init", True) is True
+
+
+def _bounds(cls: type, field: Any) -> dict[str, Any]:
+    """The bounds of pydantic's ``Field(ge=0)``; "null" where None is the default all the same."""
+    notes = typing.get_args(field.type)[1:] if _annotated(field.type) else ()
+    found: dict[str, Any] = {}
+    for info in (*notes, field.default):
+        if isinstance(info, FieldInfo):
+            found.update(info.bounds)
+    default = getattr(field.default, "default", field.default)
+    found["null"] = default is None or field.name in vars(cls).get("__nullable__", ())
+    return found
+
+
+def _annotated(hint: Any) -> bool:
+    return typing.get_origin(hint) is typing.Annotated
 
 
 def is_record_class(value: Any) -> bool:
@@ -196,12 +237,26 @@ def parts(hint: Any) -> list[Any]:
     return [hint]
 
 
-def word(hint: Any) -> str:
-    """A field's type in a few letters: ``int|null``, ``"a","b"``, ``[int]``, ``@PassConfig``.
+def word(hint: Any, bounds: dict[str, Any]) -> str:
+    """A field's type in a few letters: ``int>=0|null``, ``"a","b"``, ``[str]``, ``@PassConfig``.
 
-    ``?`` stands for anything: a type whose values only the engine can judge.
+    ``~A,B`` is an enumeration, by its members' names or values; ``{}+`` an object that is not
+    empty; ``?`` anything: a type whose values only the engine can judge.
     """
-    return "|".join(dict.fromkeys(_word(part) for part in parts(hint)))
+    words = [_word(part) + _bounded(part, bounds) for part in parts(hint)]
+    words += ["null"] if bounds.get("null") else []
+    return "|".join(dict.fromkeys(words))
+
+
+def _bounded(hint: Any, bounds: dict[str, Any]) -> str:
+    if hint in (int, float):
+        signs = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
+        given = [(sign, bounds.get(key)) for key, sign in signs]
+        return "".join(f"{s}{n}" for s, n in given if isinstance(n, int | float))
+    filled = bounds.get("min_length") == 1 and (
+        hint is dict or typing.get_origin(hint) is dict
+    )
+    return "+" if filled else ""
 
 
 def _word(hint: Any) -> str:
@@ -212,10 +267,20 @@ def _word(hint: Any) -> str:
         return ",".join(json.dumps(arg) for arg in typing.get_args(hint))
     if hint in (int, float, str, bool):
         return str(hint.__name__)
-    if hint is dict or origin is dict:
+    if (
+        hint is dict
+        or origin is dict
+        or (isinstance(hint, type) and issubclass(hint, dict))
+    ):
         return "{}"
     if origin in (list, set, tuple) or hint in (list, set, tuple):
-        return "[]"
+        items = {_word(part) for arg in typing.get_args(hint) for part in parts(arg)}
+        return (
+            f"[{items.pop()}]" if len(items) == 1 and items <= {"str", "int"} else "[]"
+        )
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        members = [str(w) for m in hint for w in (m.name, plain(m.value))]
+        return "~" + ",".join(dict.fromkeys(w for w in members if "|" not in w))
     if is_record_class(hint):
         return f"@{hint.__name__}"
     return "?"

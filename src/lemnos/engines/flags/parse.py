@@ -77,10 +77,18 @@ class State:
     positionals: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     config_file: bool = False
+    extras: list[Problem] = field(
+        default_factory=list
+    )  # argparse refuses these at the end
+    helped: bool = False  # --help: the engine prints it and ends well
 
     def add(self, code: Code, word: Word, message: str, *, fatal: bool = True) -> None:
         """Remember a problem."""
         self.problems.append(Problem(code, word.text, word.index, message, fatal))
+
+    def add_extra(self, code: Code, word: Word, message: str) -> None:
+        """Remember a word that belongs to nothing: argparse refuses these at the very end."""
+        self.extras.append(Problem(code, word.text, word.index, message, True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,8 @@ def parse(schema: Schema, argv: Sequence[str]) -> Parsed:
     state = State(schema)
     words = prepared(state, [Word(text, at) for at, text in enumerate(argv)])
     _walk(state, words)
+    if not state.helped:  # --help ends before that
+        state.problems += state.extras
     order = sorted(state.problems, key=lambda problem: problem.index)
     return Parsed(state.values, tuple(state.positionals), tuple(order))
 
@@ -116,16 +126,15 @@ def _walk(state: State, words: list[Word]) -> None:
     kinds, meant = _classified(state, words)
     slots = 1 if "model-positional" in state.schema.rules else 0
     at = 0
-    while at < len(words):
+    while at < len(words) and not state.helped:
         if at in meant:
-            if meant[at].option is not None and meant[at].option.reads == "help":  # type: ignore[union-attr]
-                return  # the engine prints its help and ends well
             at = _take(state, words, kinds, at, meant[at])
             continue
         end = next((n for n in range(at, len(words)) if n in meant), len(words))
         slots = _positionals(state, words[at:end], kinds[at:end], slots)
         at = end
-    _required(state, words)
+    if not state.helped:
+        _required(state, words)
 
 
 def _classified(state: State, words: list[Word]) -> tuple[str, dict[int, Meant]]:
@@ -175,7 +184,9 @@ def _begun(schema: Schema, text: str) -> list[Meant]:
     if text.startswith("--"):
         head, equals, value = text.partition("=")
         given = value if equals else None
-        return [Meant(o, name, given) for name, o in known.items() if name.startswith(head)]
+        return [
+            Meant(o, name, given) for name, o in known.items() if name.startswith(head)
+        ]
     found = []
     for name, option in known.items():
         if name == text[:2]:
@@ -189,7 +200,9 @@ def _say_prefix(state: State, word: Word, found: Meant) -> None:
     head = word.text.partition("=")[0]
     if found.value is not None and not head.startswith("--"):
         return  # -q4 is -q 4
-    state.add("prefix", word, f"{head} is short for {found.name}: write that", fatal=False)
+    state.add(
+        "prefix", word, f"{head} is short for {found.name}: write that", fatal=False
+    )
 
 
 def _take(state: State, words: list[Word], kinds: str, at: int, meant: Meant) -> int:
@@ -218,10 +231,14 @@ def _take_glued(
     if option.kind == "flag":
         inner = state.schema.spellings.get("-" + value[:1])
         if meant.name.startswith("--") or not value or inner is None:
-            state.add("unwanted-value", word, f"{meant.name} takes no value, not '{value}'")
+            state.add(
+                "unwanted-value", word, f"{meant.name} takes no value, not '{value}'"
+            )
             return at + 1
         _store(state, option, meant.name, [])
-        return _take(state, words, "", at, Meant(inner, "-" + value[0], value[1:] or None))
+        return _take(
+            state, words, "", at, Meant(inner, "-" + value[0], value[1:] or None)
+        )
     if option.many.isdigit() and option.many != "1":
         state.add("missing-value", word, f"{meant.name} needs {option.many} values")
         return at + 1
@@ -245,6 +262,7 @@ def _count(option: Option, kinds: str) -> int | None:
 
 
 def _store(state: State, option: Option, name: str, values: list[Word]) -> None:
+    state.helped = state.helped or option.reads == "help"
     for value in values:
         if (found := fault(state.schema, option, value.text)) is not None:
             code: Code = "choice" if found[0] == "choice" else "value"
@@ -267,22 +285,25 @@ def _positionals(state: State, words: list[Word], kinds: str, slots: int) -> int
         if kind == "-":
             # Beside the model ``--`` goes unseen; alone it is one word too many.
             if len(words) == 1 and not slots:
-                state.add("positional", word, "-- stands alone: nothing follows it")
+                state.add_extra(
+                    "positional", word, "-- stands alone: nothing follows it"
+                )
             continue
         state.positionals.append(word.text)
         if slots:
             slots -= 1
             continue
-        state.add("positional", word, f"'{word.text}' belongs to no option")
+        state.add_extra("positional", word, f"'{word.text}' belongs to no option")
     return slots
 
 
 def _say_unknown(state: State, word: Word, name: str) -> None:
     schema = state.schema
-    longs = [long for long in schema.spellings if long.startswith("--")]
-    hint = near(name, longs, most=2)
+    parts = {part for part in name.split("-") if len(part) > 2}
+    alike = [n for n in schema.spellings if not parts.isdisjoint(n.split("-"))]
+    hint = near(name, alike, most=2)
     message = f"{schema.engine} {schema.version} has no {name}"
-    state.add("unknown", word, f"{message}. {hint}".strip() if hint else message)
+    state.add_extra("unknown", word, f"{message}. {hint}".strip() if hint else message)
 
 
 def _say_deprecated(state: State, word: Word, option: Option, name: str) -> None:

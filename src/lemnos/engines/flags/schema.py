@@ -1,7 +1,7 @@
 """The options of every known release of an engine, out of one table an engine.
 
 ``{engine}.json`` beside this file is written by ``scripts/flag_schemas.py`` from the releases'
-own wheels; ``replacements.json`` is written by people. A row of a table is::
+own wheels; ``replacements.json`` and ``checks.json`` are written by people. A row of a table is::
 
     [first, last, [spelling, ...], kind, {many, choices, default, twin, deprecated, ...}]
 
@@ -229,6 +229,16 @@ def _table(engine: str) -> dict[str, Any]:
             fix=near(engine, list(ENGINES)) or f"known engines: {', '.join(ENGINES)}",
         )
     return _data(f"{engine}.json")
+
+
+def checks(engine: str, config: str) -> tuple[dict[str, Any], ...]:
+    """What a config class checks beyond its fields' types: {when, needs, message} (checks.json)."""
+    return tuple(_checks().get(engine, {}).get(config, ()))
+
+
+@cache
+def _checks() -> dict[str, dict[str, list[dict[str, Any]]]]:
+    return _data("checks.json")
 
 
 @cache

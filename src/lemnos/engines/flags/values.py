@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import operator
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
-from lemnos.engines.flags.schema import Option, Schema
+from lemnos.engines.flags.schema import Option, Schema, checks
 
 _SIZES = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
 _TOKENS = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|k|M|G|T)")
 _QUOTED = re.compile(r'("(?:[^"\\]|\\.)*")')
 _BARE_SIZE = re.compile(r"\b\d+(?:\.\d+)?[kKmMgGtT]\b")
 _TRUE_WORDS = {"1", "0", "true", "false", "t", "f", "yes", "no", "y", "n", "on", "off"}
+_BOUNDED = re.compile(r"(int|float)([<>].*)")
 _PHASES = {"decode", "prefill"}
 
 
@@ -27,10 +30,11 @@ def fault(schema: Schema, option: Option, word: str) -> tuple[str, str] | None:
     try:
         read = _read(schema, option, word)
     except (ValueError, TypeError, RecursionError) as error:
-        return "value", f"{option.names[0]} takes {wanted(option)}, not '{word}': {_brief(error)}"
+        return (
+            "value",
+            f"{option.names[0]} takes {wanted(option)}, not '{word}': {_brief(error)}",
+        )
     if not option.choices or str(read) in option.choices:
-        return None
-    if word in ("", "None") and option.kind == "text" and "None" in option.choices:
         return None
     return "choice", f"{option.names[0]} takes one of {_listed(option)}, not '{word}'"
 
@@ -39,14 +43,21 @@ def wanted(option: Option) -> str:
     """What an option takes, in words."""
     if option.choices:
         return f"one of {_listed(option)}"
-    kinds = {"int": "a whole number", "float": "a number", "json": "JSON", "flag": "no value"}
+    kinds = {
+        "int": "a whole number",
+        "float": "a number",
+        "json": "JSON",
+        "flag": "no value",
+    }
     if option.reads.endswith(("human", "human-or-auto")):
         return "a whole number (1k, 2K, 1.5M are numbers too)"
     return kinds.get(option.kind, "a text")
 
 
 def _listed(option: Option) -> str:
-    return ", ".join(option.choices[:12]) + (", ..." if len(option.choices) > 12 else "")
+    return ", ".join(option.choices[:12]) + (
+        ", ..." if len(option.choices) > 12 else ""
+    )
 
 
 def _brief(error: Exception) -> str:
@@ -94,7 +105,11 @@ def _tokens(word: str) -> int:
         return int(word.strip())
     number, suffix = found.groups()
     power = "kmgt".index(suffix[0].lower()) + 1
-    return int(number) * 1024**power if suffix.endswith("i") else int(float(number) * 1000**power)
+    return (
+        int(number) * 1024**power
+        if suffix.endswith("i")
+        else int(float(number) * 1000**power)
+    )
 
 
 def _json_or_text(word: str) -> Any:
@@ -116,6 +131,19 @@ def _graph_phases(word: str) -> Any:
     return read
 
 
+def _literal(word: str) -> Any:
+    """Old vLLM's --compilation-config: a level, or an object in JSON or Python."""
+    try:
+        return json.loads(word)
+    except ValueError:
+        pass
+    try:
+        read = ast.literal_eval(word)
+    except (SyntaxError, ValueError) as error:
+        raise ValueError("a JSON object is needed") from error
+    return read
+
+
 def _lora_module(word: str) -> Any:
     """vLLM's --lora-modules: name=path, or an object with name, path and base_model_name."""
     if not word or ("=" in word and "," not in word):
@@ -123,7 +151,11 @@ def _lora_module(word: str) -> Any:
     read = json.loads(word)
     if not isinstance(read, dict):
         raise ValueError("name=path or a JSON object is needed")
-    if not {"name", "path"} <= set(read) <= {"name", "path", "base_model_name", "is_3d_lora_weight"}:
+    if (
+        not {"name", "path"}
+        <= set(read)
+        <= {"name", "path", "base_model_name", "is_3d_lora_weight"}
+    ):
         raise ValueError("a module has name, path and base_model_name")
     return word
 
@@ -147,6 +179,7 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "graph-phases": _graph_phases,
     "lora-modules": _lora_module,
     "lora-paths": _lora_path,
+    "literal": _literal,
     "lowered": lambda word: word.lower().replace("-", "_"),
 }
 
@@ -158,7 +191,9 @@ def read_config(schema: Schema, name: str, word: str) -> Any:
     engine's own to say.
     """
     parts = _QUOTED.split(word)
-    parts[::2] = [_BARE_SIZE.sub(lambda m: str(size(m.group())), part) for part in parts[::2]]
+    parts[::2] = [
+        _BARE_SIZE.sub(lambda m: str(size(m.group())), part) for part in parts[::2]
+    ]
     read = orjson.loads("".join(parts))
     _check(schema, f"@{name}", read, name)
     return read
@@ -180,9 +215,7 @@ def _check_one(schema: Schema, kind: str, value: Any, where: str) -> None:
     if kind.startswith("@"):
         _check_fields(schema, kind[1:], value, where)
         return
-    if kind == "?" or (kind in _TAKES and _TAKES[kind](value)):
-        return
-    if kind not in _TAKES and _among(value, json.loads(f"[{kind}]")):
+    if kind == "?" or _takes(kind, value):
         return
     raise ValueError(f"{where} is {_words(kind)}, not {orjson.dumps(value).decode()}")
 
@@ -190,6 +223,11 @@ def _check_one(schema: Schema, kind: str, value: Any, where: str) -> None:
 def _check_fields(schema: Schema, name: str, value: Any, where: str) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"{where} is a JSON object")
+    for check in checks(schema.engine, name):
+        if all(value.get(k) == v for k, v in check["when"].items()):
+            for key, good in check["needs"].items():
+                if value.get(key) not in good:
+                    raise ValueError(check["message"])
     known = schema.configs.get(name)
     if known is None:
         return
@@ -198,6 +236,26 @@ def _check_fields(schema: Schema, name: str, value: Any, where: str) -> None:
             _check(schema, known[key], inner, f"{where}.{key}")
         elif "closed-configs" in schema.rules:
             raise ValueError(f"{where} has no '{key}'")
+
+
+def _takes(kind: str, value: Any) -> bool:
+    if kind in _TAKES:
+        return _TAKES[kind](value)
+    if bounded := _BOUNDED.match(kind):
+        return _TAKES[bounded[1]](value) and _within(float(value), bounded[2])
+    if kind.startswith("~"):
+        plain = int(value) if isinstance(value, bool) else value
+        return str(plain).upper() in kind[1:].upper().split(",")
+    if kind in ("[str]", "[int]"):
+        inside = _TAKES[kind[1:-1]]
+        return isinstance(value, list) and all(inside(item) for item in value)
+    return _among(value, json.loads(f"[{kind}]"))
+
+
+def _within(value: float, bounds: str) -> bool:
+    tests = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+    pairs = re.findall(r"([<>]=?)([^<>=]+)", bounds)
+    return all(tests[sign](value, float(bound)) for sign, bound in pairs)
 
 
 def _among(value: Any, words: list[Any]) -> bool:
@@ -227,7 +285,9 @@ def _is_float(value: Any) -> bool:
 def _is_bool(value: Any) -> bool:
     if isinstance(value, str):
         return value.lower() in _TRUE_WORDS
-    return isinstance(value, bool) or (isinstance(value, int | float) and value in (0, 1))
+    return isinstance(value, bool) or (
+        isinstance(value, int | float) and value in (0, 1)
+    )
 
 
 # What pydantic takes from JSON for a field of each type.
@@ -239,4 +299,5 @@ _TAKES: Mapping[str, Callable[[Any], bool]] = {
     "null": lambda value: value is None,
     "[]": lambda value: isinstance(value, list),
     "{}": lambda value: isinstance(value, dict),
+    "{}+": lambda value: isinstance(value, dict) and bool(value),
 }

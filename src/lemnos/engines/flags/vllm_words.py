@@ -33,11 +33,17 @@ def _model_first(state: State, words: list[Word]) -> list[Word]:
     at = next((n for n, word in enumerate(words) if _MODEL.match(word.text)), None)
     if at is not None:
         words = _model_moved(state, words, at)
-    if "named-needs-model" in state.schema.rules and words and words[0].text.startswith("-"):
+    if (
+        "named-needs-model" in state.schema.rules
+        and words
+        and words[0].text.startswith("-")
+    ):
         served = next((word for word in words if _SERVED.match(word.text)), None)
         if served and not any(_CONFIG.match(word.text) for word in words):
             state.add(
-                "positional", served, "the model comes first: vllm serve MODEL --served-model-name ..."
+                "positional",
+                served,
+                "the model comes first: vllm serve MODEL --served-model-name ...",
             )
     return words
 
@@ -46,15 +52,22 @@ def _model_moved(state: State, words: list[Word], at: int) -> list[Word]:
     word = words[at]
     if "model-refused" in state.schema.rules:
         if word.text == "--model":
-            state.add("positional", word, "vllm serve takes the model first, without --model")
+            state.add(
+                "positional", word, "vllm serve takes the model first, without --model"
+            )
         return words
     glued = word.text != "--model"
     if not glued and at + 1 == len(words):
         state.add("missing-value", word, "--model needs a model")
         return words[:at]
-    model = Word(word.text.removeprefix("--model="), word.index) if glued else words[at + 1]
+    model = (
+        Word(word.text.removeprefix("--model="), word.index) if glued else words[at + 1]
+    )
     state.add(
-        "deprecated", word, "vllm serve takes the model first, without --model", fatal=False
+        "deprecated",
+        word,
+        "vllm serve takes the model first, without --model",
+        fatal=False,
     )
     return [model, *words[:at], *words[at + (1 if glued else 2) :]]
 
@@ -73,7 +86,9 @@ def _without_config_file(state: State, words: list[Word]) -> list[Word]:
         return words[:at]
     path = words[at + 1]
     if not path.text.endswith((".yaml", ".yml")):
-        state.add("value", path, f"--config takes a .yaml or .yml file, not '{path.text}'")
+        state.add(
+            "value", path, f"--config takes a .yaml or .yml file, not '{path.text}'"
+        )
     state.values["--config"] = [path.text]
     return words[:at] + words[at + 2 :]
 
@@ -93,7 +108,11 @@ def _dashed(state: State, words: list[Word]) -> list[Word]:
         elif _glued_level(text, levels):
             value = text[3:] if text[2] == "=" and levels else text[2:]
             made += [Word(long, word.index), Word(value, word.index)]
-        elif levels and text == "-O" and [w.text for w in words[at + 1 : at + 2]] in _LEVELS:
+        elif (
+            levels
+            and text == "-O"
+            and [w.text for w in words[at + 1 : at + 2]] in _LEVELS
+        ):
             made.append(Word(long, word.index))
         else:
             made.append(word)
@@ -134,7 +153,9 @@ def _without_dots(state: State, words: list[Word]) -> list[Word]:
         try:
             merge(objects.setdefault(name, {}), nested(keys, read))
         except (AttributeError, TypeError):
-            state.add("value", word, f"{head} and another key of {name} exclude each other")
+            state.add(
+                "value", word, f"{head} and another key of {name} exclude each other"
+            )
     for name, made in objects.items():
         text = json.dumps(made)
         kept += [Word(name, places[name]), Word(text, places[name])]
