@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -341,6 +340,8 @@ def _wrong(name: str, value: Word | None) -> Iterator[tuple[str, str, str, str]]
         return
     short = name.removeprefix("NCCL_")
     if short not in known["nccl"]:
+        import difflib  # slow to import
+
         close = difflib.get_close_matches(short, known["nccl"], n=1, cutoff=0.85)
         hint = f"; did you mean NCCL_{close[0]}?" if close else ""
         yield (

@@ -21,6 +21,13 @@ def variables() -> dict[str, Any]:
     return _read("variables.json")
 
 
+@cache
+def known_models() -> dict[str, Any]:
+    """Models by name; ``scripts/lint_models.py`` writes them."""
+    models: dict[str, Any] = _read("models.json")["models"]
+    return models
+
+
 def _read(name: str) -> dict[str, Any]:
     text = resources.files("lemnos.lint").joinpath(name).read_bytes()
     data: dict[str, Any] = orjson.loads(text)

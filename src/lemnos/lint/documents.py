@@ -8,7 +8,6 @@ from typing import Literal
 
 from lemnos.lint.batch import Gpus, batch_gpus
 from lemnos.lint.find import INSIDE, Reading, search
-from lemnos.lint.manifests import read_manifest
 from lemnos.lint.words import Word, plain
 
 Kind = Literal["command", "script", "manifest", "prose"]
@@ -72,6 +71,8 @@ def read_document(text: str, kind: Kind) -> Document:
     if kind == "prose":
         return _prose(text)
     if kind == "manifest":
+        from lemnos.lint.manifests import read_manifest  # slow to import: YAML
+
         found = read_manifest(text)
         return Document(
             kind, text, found.reading, settings=found.settings, trouble=found.trouble
@@ -92,6 +93,8 @@ def _prose(text: str) -> Document:
         if language in _SHELLS or (not language and _WORTH.search(body.text)):
             pieces.append((start, search(body)))
         elif language in ("yaml", "yml"):
+            from lemnos.lint.manifests import read_manifest
+
             found = read_manifest(body.text, start)
             pieces.append((start, found.reading))
             document.settings += found.settings

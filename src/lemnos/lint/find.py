@@ -90,6 +90,8 @@ class Found:
     version: str | None = None
     around: tuple[Word, ...] = ()
     listed: bool = False
+    contained: bool = False
+    """It runs in a container, where what is published decides who reaches it."""
     gpus: int | None = None
     gpu: str | None = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 
@@ -147,6 +146,8 @@ def _never(
     known = NEVER.get((command.engine, name))
     if known is None:
         names = [n for n in command.schema.spellings if n.startswith("--")]
+        import difflib  # slow to import
+
         close = difflib.get_close_matches(name, names, n=2, cutoff=0.75)
         instead = f"did you mean {' or '.join(close)}?" if close else "leave it out"
         return "unknown-flag", "", "", instead, ()

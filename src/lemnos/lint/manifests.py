@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import yaml
 
@@ -93,7 +93,17 @@ def _look(
     for name in ("entrypoint", "command", "args"):
         value = keys.get(name)
         if isinstance(value, yaml.ScalarNode):
-            _text_command(value, text, offset, env, version, engine, found, bool(words))
+            _text_command(
+                value,
+                text,
+                offset,
+                env,
+                version,
+                engine,
+                found,
+                bool(words),
+                _gpus(keys),
+            )
         elif isinstance(value, yaml.SequenceNode):
             words += [
                 _filled(_scalar(item, text, offset), env)
@@ -109,21 +119,10 @@ def _look(
     if not reading.found and engine == "vllm" and not own:
         first = words[0]
         reading.found.append(Found("vllm", first, tuple(words), env, version))
-    gpus = _gpus(keys)
     for one in reading.found:
         mine = version if engine and one.engine.startswith(engine) else None
-        found.reading.found.append(
-            Found(
-                one.engine,
-                one.head,
-                one.words,
-                one.env,
-                one.version or mine,
-                one.around,
-                _listed(one, words),
-                gpus,
-            )
-        )
+        one = replace(one, version=one.version or mine, listed=_listed(one, words))
+        found.reading.found.append(replace(one, contained=True, gpus=_gpus(keys)))
     found.reading.runs += reading.runs
     found.reading.troubles += reading.troubles
 
@@ -141,6 +140,7 @@ def _text_command(
     engine: str | None,
     found: Manifest,
     after: bool,
+    gpus: int | None,
 ) -> None:
     """``command: vllm serve ...`` as one text, which compose splits as a shell would."""
     word = _scalar(value, text, offset)
@@ -151,16 +151,8 @@ def _text_command(
             inner.found.append(Found("vllm", words[0], words, env, version))
     for one in inner.found:
         mine = version if engine and one.engine.startswith(engine) else None
-        found.reading.found.append(
-            Found(
-                one.engine,
-                one.head,
-                one.words,
-                one.env,
-                one.version or mine,
-                one.around,
-            )
-        )
+        one = replace(one, version=one.version or mine, gpus=gpus)
+        found.reading.found.append(replace(one, contained=True))
     found.reading.runs += inner.runs
     found.reading.troubles += inner.troubles
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lemnos.errors import LemnosError
 from lemnos.lint.command import Command, rewritten
 from lemnos.lint.findings import Edit, Finding
-from lemnos.lint.modelling import Model, Ways, ways_of
+from lemnos.lint.modelling import Model, Ways, facts_of, ways_of
 
 if TYPE_CHECKING:
     from lemnos.spec.cluster import Cluster
@@ -133,9 +133,7 @@ def _smaller(model: Model, found: Proposals) -> tuple[str, tuple[Edit, ...]]:
     """Another checkpoint of the same model that does fit, with the layout as it is."""
     if not found.plans:
         return (f"smallest that fits: {found.smallest}" if found.smallest else ""), ()
-    from lemnos.models.known import known_named
-
-    other = known_named(found.plans[0].model)
+    other = facts_of(found.plans[0].model)
     if other is None:
         return "", ()
     repository = other.repository
@@ -186,13 +184,9 @@ def _proposals(
     from lemnos.proposals import propose
 
     pins = dict(asked)
-    context = pins.get("context") or 0
-    if not context:
-        from lemnos.models.known import known_architecture, known_named
-
-        known = known_named(model)
-        assert known is not None
-        pins["context"] = known_architecture(known).max_context
+    facts = facts_of(model)
+    assert facts is not None
+    pins.setdefault("context", facts.context)
     return propose(model, cluster, **pins)
 
 

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from functools import cache
 
 from lemnos.lint.command import Command, Use, inserted, removed, rewritten
-from lemnos.lint.data import families
+from lemnos.lint.data import families, known_models
 from lemnos.lint.findings import Edit, Finding
 from lemnos.lint.words import Word
-
-if TYPE_CHECKING:
-    from lemnos.models.known import Known
-    from lemnos.spec.architecture import Architecture
 
 LAYOUT_RULES = (
     "heads-divide",
@@ -31,13 +27,31 @@ LAYOUT_RULES = (
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What lint asks of a model that lemnos knows: a row of ``models.json``.
+
+    ``tensor`` and ``tensor_expert``: how many ways it divides, without and with whole experts a
+    rank. ``method``: how its weights are stored, by the checkpoint's own word.
+    """
+
+    name: str
+    repository: str
+    architecture: str
+    context: int
+    moe: bool
+    method: str
+    tensor: tuple[int, ...]
+    tensor_expert: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Model:
     """What a command serves: the word as written, and the checkpoint if it is a known one."""
 
     word: Word
     name: str
     """As the hub has it today."""
-    known: Known | None
+    known: Facts | None
 
 
 @dataclass(frozen=True)
@@ -62,10 +76,8 @@ def model_of(command: Command, downloads: Mapping[str, str]) -> Model | None:
         return None
     text = downloads.get(word.text.rstrip("/"), word.text)
     name = moved(text)[0] or text
-    from lemnos.models.known import known_named  # slow to import: pydantic
-
     local = name.startswith(("/", "./", "../", "~"))
-    return Model(word, name, None if local else known_named(name))
+    return Model(word, name, None if local else facts_of(name))
 
 
 def moved(text: str) -> tuple[str, str]:
@@ -104,15 +116,50 @@ def model_findings(command: Command, model: Model | None) -> Iterator[Finding]:
     yield from _moved(command, model)
     if model.known is None:
         return
-    from lemnos.models.known import known_architecture
-
-    architecture = known_architecture(model.known)
-    yield from _experts(command, architecture, model.known)
-    yield from _layout(command, architecture, model.known)
-    yield from _context(command, architecture, model.known)
+    yield from _experts(command, model.known)
+    yield from _layout(command, model.known)
+    yield from _context(command, model.known)
     yield from _parsers(command, model.known)
-    yield from _stored(command, architecture, model.known)
-    yield from _remote_code(command, architecture)
+    yield from _stored(command, model.known)
+    yield from _remote_code(command, model.known)
+
+
+def facts_of(name: str) -> Facts | None:
+    """A known model by name, alias or repository, whatever the case."""
+    low = name.lower()
+    for own, row in known_models().items():
+        if low in row["names"]:
+            rest = {key: row[key] for key in ("repository", "architecture", "method")}
+            return Facts(
+                own,
+                **rest,
+                context=row["context"],
+                moe=row["moe"],
+                tensor=tuple(row["tensor"]),
+                tensor_expert=tuple(row["tensor_expert"]),
+            )
+    return None
+
+
+@cache
+def broken(
+    name: str, tensor: int, pipeline: int, data: int, expert: bool
+) -> tuple[tuple[str, str], ...]:
+    """(rule, sentence) of the planner's rules that a layout breaks whatever the machines are."""
+    from lemnos.models.known import known_architecture, known_named
+    from lemnos.planning.layouts import RULES, Site
+    from lemnos.spec.cluster import GpuKind
+    from lemnos.spec.layout import Layout
+
+    known = known_named(name)
+    assert known is not None
+    architecture = known_architecture(known)
+    gpu = GpuKind(name="any", memory_gib=1, bandwidth_gb_s=1, tflops={}, source="none")
+    site = Site(gpu, 1, tensor * pipeline * data, 1.0, 1.0, None, None, True)
+    layout = Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
+    rules = [rule for rule in RULES if rule.name in LAYOUT_RULES]
+    said = ((rule.name, rule.check(architecture, layout, site)) for rule in rules)
+    return tuple((rule, sentence) for rule, sentence in said if sentence)
 
 
 def _model_word(command: Command) -> Word | None:
@@ -154,9 +201,9 @@ def _moved(command: Command, model: Model) -> Iterator[Finding]:
         )
 
 
-def _experts(command: Command, a: Architecture, known: Known) -> Iterator[Finding]:
+def _experts(command: Command, known: Facts) -> Iterator[Finding]:
     use = command.use("--enable-expert-parallel", "--ep-size")
-    if use is None or not _expert(command) or any(layer.moe for layer in a.layers):
+    if use is None or not _expert(command) or known.moe:
         return
     yield _of_use(
         command,
@@ -169,41 +216,38 @@ def _experts(command: Command, a: Architecture, known: Known) -> Iterator[Findin
     )
 
 
-def _layout(command: Command, a: Architecture, known: Known) -> Iterator[Finding]:
+def _layout(command: Command, known: Facts) -> Iterator[Finding]:
     ways = ways_of(command)
     use = command.use("--tensor-parallel-size", "--tp-size")
     if ways is None or (use is None and ways.pipeline == 1):
         return
-    from lemnos.hardware.catalogue import cluster_named, gpu_kind
-    from lemnos.planning.layouts import refusals
-    from lemnos.planning.sites import sites_of
-    from lemnos.spec.layout import Layout
-
-    def broken(tensor: int) -> list[tuple[str, str]]:
-        layout = Layout(
-            tensor=tensor, pipeline=ways.pipeline, data=ways.data, expert=ways.expert
-        )
-        return [one for one in refusals(a, layout, site) if one[0] in LAYOUT_RULES]
-
-    site = sites_of(cluster_named(f"8x{gpu_kind('H200').name}"))[0]
-    found = broken(ways.tensor)
+    if ways.pipeline == ways.data == 1:
+        fine = known.tensor_expert if ways.expert else known.tensor
+        if ways.tensor in fine:
+            return
+    found = _refused(known, ways)
     if not found:
         return
     rule, sentence = found[0]
     where = use or command.use("--pipeline-parallel-size", "--pp-size")
     assert where is not None
-    fits = [n for n in (1, 2, 4, 8, 16) if n <= ways.tensor and not broken(n)]
-    instead = f"--tensor-parallel-size {fits[-1]} divides it" if fits else ""
+    smaller = [n for n in (16, 8, 4, 2, 1) if n < ways.tensor]
+    fits = [n for n in smaller if not _refused(known, replace(ways, tensor=n))]
+    instead = f"{use.name if use else where.name} {fits[0]} divides it" if fits else ""
     yield _of_use(
         command, "layout", where, f"{known.name}: {sentence} [{rule}]", "", instead, ()
     )
 
 
-def _context(command: Command, a: Architecture, known: Known) -> Iterator[Finding]:
+def _refused(known: Facts, ways: Ways) -> tuple[tuple[str, str], ...]:
+    return broken(known.name, ways.tensor, ways.pipeline, ways.data, ways.expert)
+
+
+def _context(command: Command, known: Facts) -> Iterator[Finding]:
     names = ("--max-model-len", "--context-length")
     use = command.use(*names)
     asked = command.number_of(*names)
-    if use is None or use.value is None or asked is None or asked <= a.max_context:
+    if use is None or use.value is None or asked is None or asked <= known.context:
         return
     if command.use("--rope-scaling", "--hf-overrides", "--json-model-override-args"):
         return
@@ -213,14 +257,14 @@ def _context(command: Command, a: Architecture, known: Known) -> Iterator[Findin
         command,
         "context-too-long",
         use,
-        f"{known.name} was trained for {a.max_context:,} tokens, and {asked:,} are asked for",
+        f"{known.name} was trained for {known.context:,} tokens, and {asked:,} are asked for",
         "the engine refuses a longer context than the model's config says",
-        f"at most {a.max_context}",
-        rewritten(use.value, str(a.max_context)),
+        f"at most {known.context}",
+        rewritten(use.value, str(known.context)),
     )
 
 
-def _parsers(command: Command, known: Known) -> Iterator[Finding]:
+def _parsers(command: Command, known: Facts) -> Iterator[Finding]:
     for kind, flag in (
         ("tool", "--tool-call-parser"),
         ("reasoning", "--reasoning-parser"),
@@ -258,7 +302,7 @@ def _parsers(command: Command, known: Known) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _right(command: Command, known: Known, kind: str) -> list[str] | None:
+def _right(command: Command, known: Facts, kind: str) -> list[str] | None:
     for row in families()["parsers"]:
         if re.search(row["models"], known.name):
             names = row.get(command.engine, {}).get(kind)
@@ -299,26 +343,26 @@ def _partners(command: Command) -> Iterator[Finding]:
 _AUTO = "--enable-auto-tool-choice"
 
 
-def _stored(command: Command, a: Architecture, known: Known) -> Iterator[Finding]:
+def _stored(command: Command, known: Facts) -> Iterator[Finding]:
     use = command.use("--quantization")
-    if use is None or use.value is None or not use.value.known or a.stored == "bf16":
+    if use is None or use.value is None or not use.value.known or not known.method:
         return
     written = use.value.text
-    own = (known.quantization or {}).get("quant_method", "")
+    own = known.method
     if written in families()["stored"].get(own, [written]):
         return
     yield _of_use(
         command,
         "quantization",
         use,
-        f"{known.name} is stored as {own or a.stored}, and --quantization says {written}",
+        f"{known.name} is stored as {own}, and --quantization says {written}",
         "the engine reads the method from the checkpoint, and refuses another one",
         "leave it out",
         removed(command, use.index, use.stop),
     )
 
 
-def _remote_code(command: Command, a: Architecture) -> Iterator[Finding]:
+def _remote_code(command: Command, known: Facts) -> Iterator[Finding]:
     use = command.use("--trust-remote-code")
     if use is None or use.negated:
         return
@@ -326,7 +370,7 @@ def _remote_code(command: Command, a: Architecture) -> Iterator[Finding]:
         command,
         "remote-code",
         use,
-        f"--trust-remote-code is not needed: {a.name} is built into the engine",
+        f"--trust-remote-code is not needed: {known.architecture} is built into the engine",
         "it runs whatever Python the model's repository holds, as the user who serves",
         "leave it out",
         removed(command, use.index, use.stop),

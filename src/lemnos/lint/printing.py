@@ -21,7 +21,7 @@ def as_text(report: Report, colour: bool = False) -> str:
     out = []
     for finding in report.findings:
         line, column = lines.at(finding.start)
-        word = finding.severity
+        word: str = finding.severity
         if colour:
             word = f"{_COLOURS[finding.severity]}{word}\x1b[0m"
         name = shown(report.name) or "command"

@@ -100,7 +100,7 @@ def _open(command: Command, reached: bool) -> Iterator[Finding]:
 def _in_container(command: Command) -> bool:
     heads = [word.text.rpartition("/")[2] for word in command.found.around[:2]]
     runs = "docker" in heads or "podman" in heads
-    return command.found.listed or runs
+    return command.found.contained or runs
 
 
 def _key_elsewhere(command: Command) -> str:

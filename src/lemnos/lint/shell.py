@@ -12,6 +12,7 @@ import re
 
 from lemnos.lint.shell_parts import (
     Assignment,
+    Piece,
     RawWord,
     Redirect,
     Script,
@@ -23,6 +24,7 @@ from lemnos.lint.words import Word
 
 _REDIRECT = re.compile(r"(?:\d{0,3})(?:<<<|<<-?|>>|>&|<&|>\||<>|[<>])|&>>?")
 _ASSIGN = re.compile(r"([A-Za-z_]\w*)(\+?)=")
+_SIMPLE = re.compile(r"[A-Za-z_./~:@%+,-][\w./~:@%+,-]*(?=[ \t\n])")
 _FLAG_FIRST = re.compile(r"--?[A-Za-z][\w.-]*(?=[\s=\\]|\Z)")
 _NEXT = re.compile(r"\r?\n[ \t]*")
 _FLAG_FOLLOWS = re.compile(r"\s*--?[A-Za-z]")
@@ -46,6 +48,9 @@ class _Reader(WordReader):
         """Read commands up to the closing ``)`` (or the end); returns its place."""
         command = Simple()
         while place < len(self.text):
+            if found := _SIMPLE.match(self.text, place):
+                place = self._simple(command, place, found.end())
+                continue
             character = self.text[place]
             if character == close:
                 break
@@ -67,6 +72,15 @@ class _Reader(WordReader):
         if not close:
             self._bodies(len(self.text))
         return place
+
+    def _simple(self, command: Simple, place: int, stop: int) -> int:
+        """A word without quotes, variables and assignments: most words are."""
+        start, end = self.where(place), self.end(stop)
+        piece = Piece(
+            "text", self.text[place:stop], start, end, False, self.at[place:stop]
+        )
+        command.words.append(RawWord((piece,), start, end))
+        return stop
 
     def _finish(self, command: Simple, after: str) -> Simple:
         command.after = after
