@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from lemnos.engines.flags import Option, Schema
@@ -61,12 +61,22 @@ class Command:
     def end(self) -> int:
         return self.found.head.end
 
+    @cached_property
+    def flags(self) -> Schema:
+        """One schema of all flags that the command takes: its own, and those passed on."""
+        if not self.extra:
+            return self.schema
+        first, options = self.schema, list(self.schema.options)
+        rules = set(first.rules)
+        for schema in self.extra:
+            taken = {name for option in options for name in option.names}
+            options += [o for o in schema.options if not taken & set(o.names)]
+            rules |= schema.rules
+        return replace(first, options=tuple(options), rules=frozenset(rules))
+
     def option(self, name: str) -> Option | None:
         """The flag with this spelling, in the release that will run."""
-        for schema in (self.schema, *self.extra):
-            if found := schema.named(name):
-                return found
-        return None
+        return self.flags.named(name)
 
     @cached_property
     def uses(self) -> tuple[Use, ...]:
@@ -95,9 +105,7 @@ class Command:
         """What a unique beginning stands for."""
         if not name.startswith("--"):
             return None
-        found = [
-            o for schema in (self.schema, *self.extra) for o in schema.matching(name)
-        ]
+        found = self.flags.matching(name)
         return found[0] if len(found) == 1 else None
 
     def use(self, *names: str) -> Use | None:

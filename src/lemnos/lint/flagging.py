@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 from lemnos.engines.flags import Option, Parsed, Problem, lifetime, parse, schema_for
-from lemnos.engines.flags.schema import Schema
 from lemnos.lint.command import Command, Use, removed, replaced
 from lemnos.lint.findings import Edit, Finding
 from lemnos.lint.words import UNKNOWN
@@ -47,23 +46,7 @@ _RULES = {
 
 def parsed_by(command: Command) -> Parsed:
     """The command through its release's parser; a Dynamo worker's flags are its engine's too."""
-    return parse(merged(command), [word.text for word in command.words])
-
-
-def merged(command: Command) -> Schema:
-    """One schema of all flags that the command takes."""
-    if not command.extra:
-        return command.schema
-    options = list(command.schema.options)
-    rules = set(command.schema.rules)
-    taken = {name for option in options for name in option.names}
-    for schema in command.extra:
-        options += [o for o in schema.options if not taken & set(o.names)]
-        rules |= schema.rules
-    first = command.schema
-    return Schema(
-        first.engine, first.version, first.asked, tuple(options), frozenset(rules)
-    )
+    return parse(command.flags, [word.text for word in command.words])
 
 
 def flag_findings(
@@ -145,7 +128,7 @@ def _never(
     """(rule, more, why, instead, edits) of a flag that no release had."""
     known = NEVER.get((command.engine, name))
     if known is None:
-        names = [n for n in command.schema.spellings if n.startswith("--")]
+        names = [n for n in command.flags.spellings if n.startswith("--")]
         import difflib  # slow to import
 
         close = difflib.get_close_matches(name, names, n=2, cutoff=0.75)

@@ -225,8 +225,8 @@ def _loose(document: Document, asked: Asked) -> Iterator[Finding]:
             found, schema, document.text, -1, None, _passed_on(found, schema)
         )
         for finding in flag_findings(command, parsed_by(command), False):
-            if finding.rule in ("missing-value", "stray-word"):
-                continue
+            if finding.rule in ("missing-value", "stray-word") or "{" in word.text:
+                continue  # ``--tp N``, ``--mode {prefill,decode}``: said of the flag, not run
             yield replace(finding, graver="warning")
 
 
