@@ -201,7 +201,7 @@ def choose_build(
     engine = data.engines[request.engine]
     row = _row(request, engine)
     if row is None:
-        first = min(_floor(each.versions) for each in engine.builds)
+        first = min((_floor(each.versions) for each in engine.builds), key=Version)
         what = f"{request.engine} before {first} is not known to lemnos"
         return _refusal(request, target, data, what)
     for complaint in (
@@ -367,7 +367,8 @@ def _in(version: str, allowed: SpecifierSet) -> bool:
 
 
 def _version_in(version: str, specifier: str) -> bool:
-    return SpecifierSet(specifier).contains(version, prereleases=True)
+    """A release candidate counts as its release."""
+    return SpecifierSet(specifier).contains(Version(version).base_version)
 
 
 def _floor(specifier: str) -> str:
