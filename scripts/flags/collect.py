@@ -16,11 +16,18 @@ class Added:
     more: dict[str, Any]
 
 
+class Done(BaseException):
+    """The parser is about to read a command line."""
+
+
 class Collector(Collecting):
     """Stands for a parser and for each of its groups: remembers what is added."""
 
     def __init__(self) -> None:
         self.added: list[Added] = []
+        self._actions: list[
+            Any
+        ] = []  # what other code copies: an engine's own, not these
 
     def add_argument(self, *names: str, **more: Any) -> Any:
         """Remember an argument; the answer is the remembered one."""
@@ -35,6 +42,12 @@ class Collector(Collecting):
     def add_mutually_exclusive_group(self, *args: Any, **more: Any) -> Collector:
         """A group is the parser itself."""
         return self
+
+    def parse_args(self, *args: Any, **more: Any) -> Any:
+        """Every option has been added: the rest of the function is of no interest."""
+        raise Done
+
+    parse_known_args = parse_args
 
     def set_defaults(self, **more: Any) -> None:
         """Defaults that are set later replace the earlier ones."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flags.collect import Collector
+from flags.collect import Collector, Done
 from flags.natives import NATIVES
 from flags.rows import configs, row
 from flags.wheels import Release
@@ -54,6 +54,11 @@ def vllm(release: Release, world: World, collector: Collector) -> list[str]:
         if "def make_arg_parser" in (release.read(path) or ""):
             module = path.removesuffix(".py").replace("/", ".")
             world.imported(module, "make_arg_parser")(collector)
+    engine = Collector()
+    world.imported("vllm.engine.arg_utils", "AsyncEngineArgs").add_cli_args(engine)
+    known = {one.names for one in engine.added}
+    for one in collector.added:  # what only the server has: Dynamo's workers do not
+        one.more["front"] = one.names not in known
     return flexible(release)
 
 
@@ -97,6 +102,31 @@ def sglang(release: Release, world: World, collector: Collector) -> list[str]:
     )
 
 
+def dynamo(module: str) -> Callable[[Release, World, Collector], list[str]]:
+    """A process of Dynamo: the options that it adds itself, before the engine's own."""
+
+    def read(release: Release, world: World, collector: Collector) -> list[str]:
+        making = world.natives["argparse"] | {
+            "ArgumentParser": lambda *args, **more: collector
+        }
+        flexible = {"FlexibleArgumentParser": lambda *args, **more: collector}
+        world.natives = world.natives | {
+            "argparse": making,
+            "vllm.utils": flexible,
+            "vllm.utils.argparse_utils": flexible,
+        }
+        function = world.imported(module, "parse_args")
+        try:
+            function([])
+        except Done:
+            return []
+        except Exception as error:
+            world.note(f"{module}: ended with {error!r}")
+        return []
+
+    return read
+
+
 def carried(release: Release) -> dict[str, str]:
     """The engines' versions that a release's extras pin: ``vllm[flashinfer]==0.26.0``."""
     found = re.findall(
@@ -110,4 +140,7 @@ def carried(release: Release) -> dict[str, str]:
 ENGINES = (
     Engine("vllm", "vllm", vllm),
     Engine("sglang", "sglang", sglang),
+    Engine("dynamo.frontend", "ai-dynamo", dynamo("dynamo.frontend.main")),
+    Engine("dynamo.vllm", "ai-dynamo", dynamo("dynamo.vllm.args")),
+    Engine("dynamo.sglang", "ai-dynamo", dynamo("dynamo.sglang.args")),
 )

@@ -121,7 +121,8 @@ class Expressions:
 
     def combined(self, op: ast.AST, left: Any, right: Any) -> Any:
         """``left op right``; Unknown if either is, but for types, which can still be joined."""
-        if isinstance(op, ast.BitOr) and (_typish(left) or _typish(right)):
+        maybe = None in (left, right)  # X | None, where nothing is known of X
+        if isinstance(op, ast.BitOr) and (_typish(left) or _typish(right) or maybe):
             return typing.Union[as_type(left), as_type(right)]  # noqa: UP007 - made, not written
         if isinstance(left, Unknown) or isinstance(right, Unknown):
             return Unknown("op")

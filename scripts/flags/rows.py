@@ -25,8 +25,10 @@ READERS = {
     "json_list_type": ("json", "strict"),
     "parse_cuda_graph_config_arg": ("json", "graph-phases"),
     "parse_cuda_graph_backend_arg": ("text", ""),
-    "get_ip": ("text", ""),
-    "check_port": ("int", "port"),
+    "nullable_int": ("int", "optional"),
+    "nullable_float": ("float", "optional"),
+    "_nullable_int": ("int", "optional"),
+    "_nullable_float": ("float", "optional"),
     "from_json": ("json", ""),
     "from_cli": ("json", "literal"),
 }
@@ -62,6 +64,7 @@ def row(one: Added, notes: list[str]) -> dict[str, Any] | None:
     made["deprecated"] = deprecated(more, action)
     made["open_keys"] = made["kind"] == "json" or reads == "json-or-text"
     made["reads"] = ACTIONS.get(getattr(action, "__name__", ""), reads)
+    made["front"] = more.get("front", False)
     made["required"] = more.get("required") is True
     if action == "append":
         made["reads"] = "append"
@@ -105,6 +108,8 @@ def reader(read: Any, name: str, notes: list[str]) -> tuple[str, str]:
 
 def _function(read: Function, name: str, notes: list[str]) -> tuple[str, str]:
     inner = read.scope.get("return_type", read.scope.get("func"))
+    if read.__name__.startswith("validate_"):
+        return "text", ""  # Dynamo's: a path that is there, a name that is not empty
     if read.__name__ in ("_parse_type", "_optional_type"):
         kind, reads = reader(inner, name, notes)
         optional = read.__name__ == "_optional_type"
@@ -283,4 +288,4 @@ def _word(hint: Any) -> str:
         return "~" + ",".join(dict.fromkeys(w for w in members if "|" not in w))
     if is_record_class(hint):
         return f"@{hint.__name__}"
-    return "?"
+    return "str" if getattr(hint, "__module__", "") == "pathlib" else "?"

@@ -210,6 +210,8 @@ class World(Expressions):
                 made = getattr(builtins, name)(made)
         scope[node.name] = self.natives["@functions"].get(node.name, made)
 
+    _do_AsyncFunctionDef = _do_FunctionDef  # noqa: N815
+
     def _do_ClassDef(self, node: ast.ClassDef, scope: Scope) -> None:  # noqa: N802
         if node.name == "LazyLoader":  # a module that is imported at its first use
             scope[node.name] = lambda local, names, module: self.module(module)

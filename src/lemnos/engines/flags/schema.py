@@ -37,7 +37,8 @@ class Option:
     instead ("deprecated" where it says nothing more), "" where it is not deprecated.
     ``open_keys``: dotted keys and JSON objects (``-cc.mode=none``). ``reads`` names the
     function of the engine that reads a value, where ``kind`` alone does not say what passes.
-    ``required``: the parser refuses a command line without it.
+    ``required``: the parser refuses a command line without it. ``front``: of
+    vLLM's server, not of its engine, so that Dynamo's workers do not have it.
     """
 
     names: tuple[str, ...]
@@ -50,6 +51,7 @@ class Option:
     open_keys: bool = False
     reads: str = ""
     required: bool = False
+    front: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,17 +169,30 @@ def spellings(option: Option) -> Iterator[str]:
 @cache
 def _schema(engine: str, place: int, asked: str | None) -> Schema:
     table = _table(engine)
+    options = tuple(_option(*row[2:]) for row in _there(table["options"], place))
+    carries = {row[2]: row[3] for row in _there(table["carries"], place)}
+    rules = {row[2] for row in _there(table["rules"], place)}
+    configs = {row[2]: row[3] for row in _there(table["configs"], place)}
+    inner = engine.removeprefix("dynamo.")
+    if inner != engine and inner in carries:
+        # A worker of Dynamo takes its own options, and hands the others to its engine.
+        carried = schema_for(inner, carries[inner])
+        own = {name for option in options for name in spellings(option)}
+        options += tuple(
+            option
+            for option in carried.options
+            if not option.front and own.isdisjoint(option.names)
+        )
+        rules |= carried.rules - {"model-positional"}
+        configs |= carried.configs
     return Schema(
         engine=engine,
         version=table["versions"][place],
         asked=asked,
-        options=tuple(
-            _option(names, kind, more)
-            for _, _, names, kind, more in _there(table["options"], place)
-        ),
-        rules=frozenset(row[2] for row in _there(table["rules"], place)),
-        configs={row[2]: row[3] for row in _there(table["configs"], place)},
-        carries={row[2]: row[3] for row in _there(table["carries"], place)},
+        options=options,
+        rules=frozenset(rules),
+        configs=configs,
+        carries=carries,
     )
 
 

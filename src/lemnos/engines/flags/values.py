@@ -88,8 +88,8 @@ def size(word: str) -> int:
     number, suffix = found.groups()
     power = "kmgt".index(suffix.lower()) + 1
     if suffix.islower():
-        return int(float(number) * 1000**power)
-    return int(number) * 1024**power
+        return int(float(number) * 10 ** (3 * power))
+    return int(number) * 2 ** (10 * power)
 
 
 def _size_or_auto(word: str) -> int:
@@ -104,7 +104,7 @@ def _tokens(word: str) -> int:
     if not found:
         return int(word.strip())
     number, suffix = found.groups()
-    power = "kmgt".index(suffix[0].lower()) + 1
+    power: int = "kmgt".index(suffix[0].lower()) + 1
     return (
         int(number) * 1024**power
         if suffix.endswith("i")
