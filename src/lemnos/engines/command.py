@@ -52,9 +52,11 @@ class CommandLine:
     def add_free(self, args: Mapping[str, Any], owned: Mapping[str, str]) -> None:
         """``engine_args`` of the spec: any flag of the engine but those that lemnos sets itself.
 
-        ``owned``: what to write in the spec instead, by flag. Raises UsageError for owned flags,
-        flags that the version lacks, and values that it would refuse.
+        ``owned``: what to write in the spec instead, by flag. Comes last: then the whole line is
+        judged. Raises UsageError for owned flags, flags that the version lacks, and values that
+        it would refuse, lemnos' own too (a KV cache's type that came later).
         """
+        own = len(self.before) + len(self.words)
         for key, value in args.items():
             name = "--" + key.lstrip("-").replace("_", "-")
             option = self.schema.named(name.partition(".")[0])
@@ -68,15 +70,17 @@ class CommandLine:
                         fix=f"use {owned[spelling]}",
                     )
             self.words += written(name, value)
-        if not args:
-            return
         parsed = parse(self.schema, [*self.before, *self.words])
         problems = [each for each in parsed.problems if each.fatal]
         if problems:
+            engine, version = self.schema.engine, self.schema.version
+            free = problems[0].index >= own
             raise UsageError(
-                f"{self.schema.engine} {self.schema.version} would refuse it: {problems[0].message}",
-                where="engine_args",
-                fix=f"see 'lemnos lint' and the flags of {self.schema.engine} {self.schema.version}",
+                f"{engine} {version} would refuse it: {problems[0].message}",
+                where="engine_args" if free else "",
+                fix=f"see 'lemnos lint' and the flags of {engine} {version}"
+                if free
+                else f"plan without it, or choose another version of {engine}",
             )
 
     def _unknown(self, key: str, name: str) -> UsageError:

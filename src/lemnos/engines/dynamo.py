@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 from lemnos.engines import sglang, vllm
@@ -11,17 +10,18 @@ from lemnos.engines.command import CommandLine
 from lemnos.engines.environment import links_of, reach
 from lemnos.engines.flags.schema import Schema, lifetime, schema_for, versions
 from lemnos.engines.logs import EngineFacts, facts_of, stage_of
-from lemnos.engines.placing import planned, possible
+from lemnos.engines.placing import planned, possible, reasoning_switch
 from lemnos.errors import LemnosError, UsageError
 from lemnos.spec.facts import Host, ModelFormat
 from lemnos.spec.layout import Layout
-from lemnos.spec.place import OpenPort, Place, Role
+from lemnos.spec.place import INNER_PORTS, OpenPort, Place, Role
 from lemnos.spec.plan import Command, Job, Plan
 from lemnos.spec.proposal import Proposal
 
-STORE, EVENTS, BOOTSTRAP, SIDE = 5, 6, 7, 8
-"""Places of the inner ports: etcd, NATS, SGLang's KV-transfer bootstrap; the first of NIXL's side
-channels and of the workers' status servers, two a worker."""
+STORE, EVENTS, SIDE = 5, 6, 8
+"""Places of the inner ports over several hosts: etcd, NATS, and two of a worker."""
+MOST = INNER_PORTS // 2
+"""Workers on one host, which has no stores: each has two ports."""
 NIXL = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
 
 
@@ -91,13 +91,14 @@ class Dynamo:
                         host=head, port=first + offset, purpose=purpose, keyed=False
                     )
                 )
-        if planned(plan).roles and backend_of(plan) == "sglang":
-            for role, hosts in _workers(planned(plan), place):
-                if role == "prefill":
-                    port, purpose = first + BOOTSTRAP, "KV transfer bootstrap"
-                    found.append(
-                        OpenPort(host=hosts[0], port=port, purpose=purpose, keyed=False)
-                    )
+        workers = _workers(planned(plan), place)
+        for number, (role, hosts) in enumerate(workers):
+            own = _own_port(place, number)
+            purposes = [] if role == "both" else [(own, f"KV transfer of {role}")]
+            for port, purpose in (*purposes, (own + 1, "worker's status")):
+                found.append(
+                    OpenPort(host=hosts[0], port=port, purpose=purpose, keyed=False)
+                )
         return tuple(found)
 
     def stage(self, line: str) -> str | None:
@@ -129,6 +130,11 @@ def _workers(proposal: Proposal, place: Place) -> list[tuple[Role, tuple[str, ..
     one = proposal.layout.model_copy(update={"replicas": 1})
     hosts = len(place.hosts)
     if hosts == 1:
+        if len(roles) > MOST:
+            raise UsageError(
+                f"{len(roles)} workers on one host are more than {MOST}",
+                fix="plan fewer replicas, or more hosts",
+            )
         whole = one.gpus * len(roles)
         if place.gpus_per_host and whole > place.gpus_per_host:
             raise UsageError(
@@ -149,6 +155,16 @@ def _workers(proposal: Proposal, place: Place) -> list[tuple[Role, tuple[str, ..
         possible(one, place.model_copy(update={"hosts": own}), "Dynamo")
         found.append((role, own))
     return found
+
+
+def _own_port(place: Place, number: int) -> int:
+    """The first of a worker's two ports: where others fetch its KV cache; its status is next.
+
+    Workers on one host need ports of their own, those on different hosts do not.
+    """
+    if len(place.hosts) > 1:
+        return place.inner_port + SIDE
+    return place.inner_port + 2 * number
 
 
 def _frontend(
@@ -244,22 +260,28 @@ def _worker(
     """Rank ``rank`` of worker ``number``: on ``own``, its part of the ``whole`` place."""
     backend = backend_of(plan)
     schema = schema_for(f"dynamo.{backend}", plan.engine_version)
-    build = _vllm_words if backend == "vllm" else _sglang_words
-    line = build(schema, plan, proposal, own, rank)
-    host = own.hosts[rank]
     several = len(whole.hosts) > 1
+    side = _own_port(whole, number)
+    if backend == "vllm":
+        line = _vllm_words(schema, plan, proposal, own, rank)
+    else:
+        line = _sglang_words(schema, plan, proposal, own, rank, side)
+    _add_parsers(line, plan)
+    _discover(line, several)
+    owned = vllm.OWNED if backend == "vllm" else sglang.OWNED
+    line.add_free(plan.spec.engine_args, owned)
+    host = own.hosts[rank]
     layout = proposal.layout
     env = _shared_env(plan, whole, files, several)
     devices = _devices(own, layout, number, several)
     at = own.model_copy(update={"devices": devices})
-    side = whole.inner_port + SIDE + 2 * (0 if several else number)
     if backend == "vllm":
         env |= vllm.env_of(plan, proposal, at, files, host)
         env |= {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(side)}
         env |= {"VLLM_NIXL_SIDE_CHANNEL_HOST": host}
     else:
-        env |= sglang.env_of(files, plan) | links_of(at, host, layout)
-    env["DYN_SYSTEM_PORT"] = str(side + 1)
+        env |= sglang.env_of(files, plan, at, host) | links_of(at, layout)
+    env |= {"DYN_SYSTEM_HOST": host, "DYN_SYSTEM_PORT": str(side + 1)}
     return Job(
         deployment=plan.name,
         role="engine",
@@ -283,18 +305,13 @@ def _vllm_words(
     line.add("--model", plan.model.path, why="a model")
     line.add("--served-model-name", plan.served_name, why="a name for clients")
     vllm.add_settings(line, plan, proposal, own)
-    _add_parsers(line, plan)
-    if own.role != "both":
-        _divide(line, own.role)
-        line.add("--kv-transfer-config", json.dumps(NIXL), why="sending KV cache")
+    _connect(line, own.role)
     vllm.add_nodes(line, proposal, own, rank)
-    _discover(line, len(own.hosts) > 1)
-    line.add_free(plan.spec.engine_args, vllm.OWNED)
     return line
 
 
 def _sglang_words(
-    schema: Schema, plan: Plan, proposal: Proposal, own: Place, rank: int
+    schema: Schema, plan: Plan, proposal: Proposal, own: Place, rank: int, side: int
 ) -> CommandLine:
     line = CommandLine(schema)
     line.add("--model-path", plan.model.path, why="a model")
@@ -302,12 +319,26 @@ def _sglang_words(
     sglang.add_settings(line, plan, proposal, own)
     if own.role != "both":
         _divide(line, own.role)
-        port = own.inner_port + BOOTSTRAP
-        line.add("--disaggregation-bootstrap-port", port, why="sending KV cache")
+        line.add("--disaggregation-bootstrap-port", side, why="sending KV cache")
         line.add("--disaggregation-transfer-backend", "nixl", why="sending KV cache")
     sglang.add_nodes(line, own, rank)
-    line.add_free(plan.spec.engine_args, sglang.OWNED)
     return line
+
+
+def _connect(line: CommandLine, role: Role) -> None:
+    """KV cache through NIXL, for vLLM workers with a part of the work.
+
+    Workers before Dynamo 1.0 connect through it by themselves, whole ones too, and refuse
+    ``--kv-transfer-config`` beside it (dynamo/vllm/args.py).
+    """
+    implied = not line.has("--disaggregation-mode")
+    if role == "both":
+        if implied:
+            line.add("--connector", "none", why="whole requests")
+        return
+    _divide(line, role)
+    if not implied:
+        line.add("--kv-transfer-config", NIXL, why="sending KV cache")
 
 
 def _divide(line: CommandLine, role: Role) -> None:
@@ -319,12 +350,16 @@ def _divide(line: CommandLine, role: Role) -> None:
 
 
 def _add_parsers(line: CommandLine, plan: Plan) -> None:
-    """Dynamo's frontend parses by itself; its workers say with what."""
+    """Dynamo's frontend parses by itself, whatever the worker; its workers say with what."""
     quirks = plan.quirks
     if quirks.tool_parser and line.has("--dyn-tool-call-parser"):
         line.add("--dyn-tool-call-parser", quirks.tool_parser, why="tool calls")
     if quirks.reasoning_parser and line.has("--dyn-reasoning-parser"):
         line.add("--dyn-reasoning-parser", quirks.reasoning_parser, why="reasoning")
+    if reasoning_switch(plan):
+        mode = "enabled" if plan.spec.reasoning == "on" else "disabled"
+        why = f"reasoning {plan.spec.reasoning} by default"
+        line.add("--dyn-default-thinking-mode", mode, why=why)
 
 
 def _devices(own: Place, layout: Layout, number: int, several: bool) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ def reach(place: Place) -> str:
     return place.hosts[0]
 
 
-def links_of(place: Place, host: str, layout: Layout) -> dict[str, str]:
-    """NCCL's, Gloo's and CUDA's variables for a rank on ``host``.
+def links_of(place: Place, layout: Layout) -> dict[str, str]:
+    """NCCL's, Gloo's and CUDA's variables for a rank at ``place``.
 
     NCCL and Gloo look for an interface by themselves; on hosts with several, both must be told
     the same one (vLLM's docs, "Parallelism and scaling"; NCCL's, "Environment variables").
@@ -27,7 +27,6 @@ def links_of(place: Place, host: str, layout: Layout) -> dict[str, str]:
         env["NCCL_NVLS_ENABLE"] = "0"
     if len(place.hosts) == 1:
         return env
-    env["VLLM_HOST_IP"] = host
     if place.interface:
         env["NCCL_SOCKET_IFNAME"] = place.interface
         env["GLOO_SOCKET_IFNAME"] = place.interface

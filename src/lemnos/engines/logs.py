@@ -35,7 +35,7 @@ class EngineFacts(Value):
 
 
 class Patterns(Value):
-    """Of one engine: regular expressions whose first group is the fact."""
+    """Of one engine: regular expressions whose group is the fact; several are parts of a sum."""
 
     facts: dict[str, tuple[str, ...]]
     stages: dict[str, tuple[str, ...]]
@@ -44,15 +44,20 @@ class Patterns(Value):
 
 def facts_of(engine: str, lines: Iterable[str]) -> EngineFacts:
     """What ``lines`` of the engine's log tell; of several values the last holds."""
-    found: dict[str, str] = {}
+    found: dict[str, str | float] = {}
     patterns = _compiled(engine)
     for line in lines:
         for fact, pattern in patterns:
             if match := pattern.search(line):
-                found[fact] = (
-                    match[1].replace(",", "") if fact in _NUMBERS else match[1]
-                )
+                found[fact] = _value(fact, match)
     return EngineFacts.model_validate(found)
+
+
+def _value(fact: str, match: re.Match[str]) -> str | float:
+    if fact not in _NUMBERS:
+        return match[1]
+    parts = [part.replace(",", "") for part in match.groups()]
+    return parts[0] if len(parts) == 1 else sum(map(float, parts))
 
 
 def stage_of(engine: str, line: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lemnos.errors import UsageError
 from lemnos.spec.layout import Layout
 from lemnos.spec.place import Place
@@ -17,6 +19,35 @@ def planned(plan: Plan) -> Proposal:
             fix="make one: lemnos plan MODEL --cluster 4xH200 --save plan.yaml",
         )
     return plan.proposal
+
+
+def reasoning_switch(plan: Plan) -> dict[str, Any]:
+    """``chat_template_kwargs`` that make the model reason, or not, as the spec wants; empty where
+    it does so by itself. Raises UsageError where it cannot."""
+    wanted, quirks = plan.spec.reasoning, plan.quirks
+    if wanted is None or quirks.reasons_by_default == (wanted == "on"):
+        return {}
+    if switch := quirks.reasoning_on if wanted == "on" else quirks.reasoning_off:
+        return switch
+    does = "always reasons" if quirks.reasons_by_default else "does not reason"
+    raise UsageError(
+        f"{plan.model.name} {does}: lemnos knows no switch for it",
+        where="reasoning",
+        fix="leave it out, or choose another model",
+    )
+
+
+def speculation(plan: Plan, proposal: Proposal) -> dict[str, Any]:
+    """The flags that speculate as planned. Raises UsageError where the version has none for the model."""
+    if not proposal.settings.speculative:
+        return {}
+    if not plan.quirks.speculation:
+        raise UsageError(
+            f"{plan.engine} {plan.engine_version} does not speculate with MTP layers of "
+            f"{plan.model.name}",
+            fix="plan without --speculative, or use a newer version, or a checkpoint with the layers",
+        )
+    return plan.quirks.speculation
 
 
 def possible(

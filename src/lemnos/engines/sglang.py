@@ -9,7 +9,7 @@ from lemnos.engines.command import CommandLine
 from lemnos.engines.environment import links_of, reach
 from lemnos.engines.flags.schema import Schema, schema_for, versions
 from lemnos.engines.logs import EngineFacts, facts_of, stage_of
-from lemnos.engines.placing import planned, possible
+from lemnos.engines.placing import planned, possible, reasoning_switch, speculation
 from lemnos.errors import LemnosError, UsageError
 from lemnos.spec.facts import Host, ModelFormat
 from lemnos.spec.place import OpenPort, Place
@@ -28,6 +28,7 @@ OWNED = {
     "--dp-size": "the plan's layout: lemnos plan --dp",
     "--ep-size": "the plan's layout: lemnos plan --ep",
     "--enable-dp-attention": "the plan's layout: lemnos plan --dp",
+    "--dcp-size": "nothing: lemnos does not start SGLang so",
     "--context-length": "workload.context, or lemnos plan --context",
     "--max-running-requests": "lemnos plan --max-num-seqs",
     "--chunked-prefill-size": "lemnos plan --max-batched-tokens",
@@ -148,10 +149,11 @@ def _job(
     line.add("--host", reach(place), why="an address")
     line.add("--port", place.port, why="a port")
     add_settings(line, plan, proposal, place)
+    _add_parsers(line, plan)
     add_nodes(line, place, rank)
     line.add_free(plan.spec.engine_args, OWNED)
     host = place.hosts[rank]
-    env = env_of(files, plan) | links_of(place, host, proposal.layout)
+    env = env_of(files, plan, place, host) | links_of(place, proposal.layout)
     program = plan.program or ("python3",)
     return Job(
         deployment=plan.name,
@@ -195,7 +197,9 @@ def add_settings(
         )
     if layout.context > 1:
         raise UsageError(
-            "SGLang has no decode context parallelism", fix="plan without it: --dcp 1"
+            "lemnos does not start SGLang with decode context parallelism, which few of its "
+            "attention backends have",
+            fix="plan without it: --dcp 1",
         )
     if settings.kv_offload_gib:
         raise UsageError(
@@ -203,8 +207,10 @@ def add_settings(
             fix="engine_args: {enable-hierarchical-cache: true, hicache-size: GB}, or engine: vllm",
         )
     line.add("--context-length", settings.context, why="a context length")
-    line.add("--max-running-requests", settings.max_seqs, why="a number of requests")
-    batched = settings.max_batched_tokens
+    # Both are of all data-parallel ranks together, which divide them; vLLM's are of each rank.
+    requests = settings.max_seqs * layout.data
+    line.add("--max-running-requests", requests, why="a number of requests")
+    batched = settings.max_batched_tokens * layout.data
     line.add("--chunked-prefill-size", batched, why="a batch size")
     if place.gpus_per_host:
         line.add("--mem-fraction-static", settings.utilization, why="a share of memory")
@@ -218,16 +224,24 @@ def add_settings(
         gib = round(settings.cpu_offload_gib)
         line.add("--cpu-offload-gb", gib, why="offloading weights")
     line.add("--random-seed", plan.spec.seed, why="a seed")
-    line.add("--tool-call-parser", quirks.tool_parser, why="tool calls")
-    line.add("--reasoning-parser", quirks.reasoning_parser, why="reasoning")
-    if settings.speculative:
-        for name, value in quirks.speculation.items():
-            line.add(name, value, why="speculation with the model's MTP layers")
+    for name, value in speculation(plan, proposal).items():
+        line.add(name, value, why="speculation with the model's MTP layers")
     if quirks.trust_remote_code:
         line.add("--trust-remote-code", why="the model's own code")
     line.add("--enable-metrics", why="metrics")
     for name, value in quirks.flags.items():
         line.add(name, value, why="what this model needs")
+
+
+def _add_parsers(line: CommandLine, plan: Plan) -> None:
+    """Tool calls and reasoning, and whether the model reasons where a request does not say."""
+    quirks = plan.quirks
+    line.add("--tool-call-parser", quirks.tool_parser, why="tool calls")
+    line.add("--reasoning-parser", quirks.reasoning_parser, why="reasoning")
+    switch = reasoning_switch(plan)
+    if switch:
+        why = f"reasoning {plan.spec.reasoning} by default"
+        line.add("--default-chat-template-kwargs", switch, why=why)
 
 
 def _add_eager(line: CommandLine) -> None:
@@ -251,8 +265,8 @@ def add_nodes(line: CommandLine, place: Place, rank: int) -> None:
     line.add(("--dist-init-addr", "--nccl-init-addr"), address, why=why)
 
 
-def env_of(files: JobFiles, plan: Plan) -> dict[str, str]:
-    """Caches that outlive a start, and no look-ups of what is here."""
+def env_of(files: JobFiles, plan: Plan, place: Place, host: str) -> dict[str, str]:
+    """Caches that outlive a start, no look-ups of what is here, and the address between hosts."""
     env = {"DO_NOT_TRACK": "1"}
     if files.cache:
         env["TRITON_CACHE_DIR"] = f"{files.cache}/triton"
@@ -260,4 +274,6 @@ def env_of(files: JobFiles, plan: Plan) -> dict[str, str]:
         env["FLASHINFER_WORKSPACE_BASE"] = files.cache
     if plan.model.path.startswith("/"):
         env["HF_HUB_OFFLINE"] = "1"
+    if len(place.hosts) > 1 or place.role != "both":
+        env["SGLANG_HOST_IP"] = host
     return env

@@ -11,7 +11,7 @@ from lemnos.engines.command import CommandLine
 from lemnos.engines.environment import links_of, reach
 from lemnos.engines.flags.schema import schema_for, versions
 from lemnos.engines.logs import EngineFacts, facts_of, stage_of
-from lemnos.engines.placing import planned, possible
+from lemnos.engines.placing import planned, possible, reasoning_switch, speculation
 from lemnos.errors import LemnosError, UsageError
 from lemnos.spec.facts import Host, ModelFormat
 from lemnos.spec.place import OpenPort, Place
@@ -50,6 +50,11 @@ OWNED = {
     "--data-parallel-rpc-port": "nothing: lemnos chooses the port",
     "--data-parallel-size-local": "nothing: it follows from the layout",
     "--data-parallel-start-rank": "nothing: it follows from the layout",
+    "--data-parallel-rank": "nothing: it follows from the layout",
+    "--data-parallel-backend": "nothing: lemnos chooses it with the launcher",
+    "--data-parallel-external-lb": "nothing: the gateway balances",
+    "--data-parallel-hybrid-lb": "nothing: the gateway balances",
+    "--config": "engine_args: its flags are written there",
     "--kv-transfer-config": "lemnos plan --split",
 }
 """Flags that only lemnos writes, with what to write in the spec instead."""
@@ -215,9 +220,8 @@ def add_settings(
         gib = settings.kv_offload_gib
         line.add("--kv-offloading-size", gib, why="offloading the KV cache")
     line.add("--seed", plan.spec.seed, why="a seed")
-    if settings.speculative and quirks.speculation:
-        for name, value in quirks.speculation.items():
-            line.add(name, value, why="speculation with the model's MTP layers")
+    for name, value in speculation(plan, proposal).items():
+        line.add(name, value, why="speculation with the model's MTP layers")
     if quirks.trust_remote_code:
         line.add("--trust-remote-code", why="the model's own code")
     if not place.multicast and layout.tensor > 1 and _fuses(line.schema.version):
@@ -237,11 +241,10 @@ def add_parsers(line: CommandLine, plan: Plan) -> None:
         if old and not old.deprecated:
             line.add("--enable-reasoning", why="reasoning")
         line.add("--reasoning-parser", quirks.reasoning_parser, why="reasoning")
-    if plan.spec.reasoning and line.has("--default-chat-template-kwargs"):
-        switch = (
-            quirks.reasoning_on if plan.spec.reasoning == "on" else quirks.reasoning_off
-        )
-        line.add("--default-chat-template-kwargs", switch or None, why="a default")
+    switch = reasoning_switch(plan)
+    if switch:
+        why = f"reasoning {plan.spec.reasoning} by default"
+        line.add("--default-chat-template-kwargs", switch, why=why)
 
 
 def _fuses(version: str) -> bool:
@@ -357,4 +360,4 @@ def env_of(
     if not place.multicast and proposal.layout.tensor > 1:
         env["VLLM_ALLREDUCE_USE_SYMM_MEM"] = "0"
         env["VLLM_FLASHINFER_ALLREDUCE_BACKEND"] = "trtllm"
-    return env | links_of(place, host, proposal.layout)
+    return env | links_of(place, proposal.layout)
