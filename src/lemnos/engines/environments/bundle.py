@@ -237,10 +237,7 @@ def _pips_own(env: os._Environ[str]) -> dict[str, str]:
         "UV_EXTRA_INDEX_URL": "PIP_EXTRA_INDEX_URL",
         "UV_FIND_LINKS": "PIP_FIND_LINKS",
     }
-    found = {pip: env[uv] for uv, pip in names.items() if env.get(uv)}
-    if env.get("UV_NO_INDEX"):
-        found["PIP_NO_INDEX"] = "1"
-    return found
+    return {pip: env[uv] for uv, pip in names.items() if env.get(uv)}
 
 
 def _stage_model(name: str, staged: Path) -> str:
