@@ -80,8 +80,7 @@ def runs(script: Script, env: Mapping[str, Word] | None = None) -> Iterator[Run]
 
 
 def _run(command: Simple, scope: _Scope) -> Run:
-    words = _expanded(command.words, scope.values)
-    words = _blocks(words, scope)
+    words = _expanded(_blocks(command.words, scope), scope.values)
     head = words[0].text if words else ""
     assigned = []
     local: dict[str, Word] = {}
@@ -122,10 +121,10 @@ def _run(command: Simple, scope: _Scope) -> Run:
     )
 
 
-def _blocks(words: list[Word], scope: _Scope) -> list[Word]:
+def _blocks(words: list[RawWord], scope: _Scope) -> list[RawWord]:
     """Follow ``if``, ``else``, ``fi``; what is left is the command itself."""
     while words:
-        head = words[0].text
+        head = literal(words[0])
         if head in _OPENERS:
             scope.open()
         if head in _BRANCHES:
@@ -133,7 +132,7 @@ def _blocks(words: list[Word], scope: _Scope) -> list[Word]:
         if head in _CLOSERS:
             scope.close()
         if head in ("for", "select") and len(words) > 1:
-            scope.assign(words[1].text, None)
+            scope.assign(literal(words[1]), None)
         if head not in _SKIPPED:
             break
         words = words[1:]
@@ -167,6 +166,11 @@ def _value(one: Assignment, values: Values) -> tuple[Word, ...] | None:
     )
 
 
+def literal(word: RawWord) -> str:
+    """What a word says without its variables."""
+    return "".join(piece.text for piece in word.pieces if piece.kind == "text")
+
+
 def _whole(raw: RawWord, values: Values) -> Word:
     """An assignment's value: one word, however many spaces are in it."""
     parts = [
@@ -198,8 +202,9 @@ def _words(raw: RawWord, values: Values) -> list[Word]:
             else:
                 groups[-1].append(part)
     if not cut:
+        arrays = any(piece.kind == "array" for piece in raw.pieces)
         quoted = any(piece.quoted or piece.kind == "text" for piece in raw.pieces)
-        if not groups[0] and not quoted:
+        if not any(part.text for part in groups[0]) and (arrays or not quoted):
             return []
         return [_glued(groups[0], raw)]
     said = [[part for part in group if part.text] for group in groups]
