@@ -58,8 +58,9 @@ class CommandLine:
         """
         own = len(self.before) + len(self.words)
         for key, value in args.items():
-            name = "--" + key.lstrip("-").replace("_", "-")
-            option = self.schema.named(name.partition(".")[0])
+            head, dot, keys = key.lstrip("-").partition(".")
+            name = "--" + head.replace("_", "-")
+            option = self.schema.named(name)
             if option is None:
                 raise self._unknown(key, name)
             for spelling in (name, *option.names):
@@ -69,7 +70,7 @@ class CommandLine:
                         where=f"engine_args.{key}",
                         fix=f"use {owned[spelling]}",
                     )
-            self.words += written(name, value)
+            self.words += written(name + dot + keys, value)
         parsed = parse(self.schema, [*self.before, *self.words])
         problems = [each for each in parsed.problems if each.fatal]
         if problems:
@@ -113,4 +114,9 @@ def written(name: str, value: Any) -> list[str]:
         return [name, json.dumps(value, separators=(",", ":"))]
     if isinstance(value, list | tuple):
         return [name, *(str(each) for each in value)]
-    return [name, f"{value:g}" if isinstance(value, float) else str(value)]
+    if isinstance(value, float) and value.is_integer():
+        return [
+            name,
+            str(int(value)),
+        ]  # some options take no point: --cpu-offload-gb of SGLang
+    return [name, str(value)]
