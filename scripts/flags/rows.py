@@ -175,10 +175,10 @@ def deprecated(more: dict[str, Any], action: Any) -> str:
     found = more.get("error_message") or more.get("new_flag")
     if found:
         return str(found)[:LONGEST]
-    words = re.sub(
-        r"^\W*deprecated\b\W*", "", " ".join(text.split()), flags=re.IGNORECASE
-    )
-    return words[:LONGEST].strip() or "deprecated"
+    words = re.sub(r"^\W*deprecated\b\W*", "", " ".join(text.split()), flags=re.I)
+    sentences = re.split(r"(?<=[.;)])\s+", words)
+    advice = (one for one in sentences if re.search(r"\buse\b|instead|--", one, re.I))
+    return next(advice, "deprecated")[:LONGEST].rstrip(" .;)") or "deprecated"
 
 
 def configs(added: list[Added]) -> dict[str, dict[str, str]]:
@@ -204,14 +204,13 @@ def _given(field: Any) -> bool:
 
 
 def _bounds(cls: type, field: Any) -> dict[str, Any]:
-    """The bounds of pydantic's ``Field(ge=0)``; "null" where None is the default all the same."""
+    """The bounds of pydantic's ``Field(ge=0)``; "null" where None passes all the same."""
     notes = typing.get_args(field.type)[1:] if _annotated(field.type) else ()
     found: dict[str, Any] = {}
     for info in (*notes, field.default):
         if isinstance(info, FieldInfo):
             found.update(info.bounds)
-    default = getattr(field.default, "default", field.default)
-    found["null"] = default is None or field.name in vars(cls).get("__nullable__", ())
+    found["null"] = field.name in vars(cls).get("__nullable__", ())
     return found
 
 

@@ -131,7 +131,8 @@ def _walk(state: State, words: list[Word]) -> None:
             at = _take(state, words, kinds, at, meant[at])
             continue
         end = next((n for n in range(at, len(words)) if n in meant), len(words))
-        slots = _positionals(state, words[at:end], kinds[at:end], slots)
+        stray = at > 0 and at - 1 in meant and meant[at - 1].option is None
+        slots = _positionals(state, words[at:end], kinds[at:end], slots, stray)
         at = end
     if not state.helped:
         _required(state, words)
@@ -279,8 +280,13 @@ def _store(state: State, option: Option, name: str, values: list[Word]) -> None:
     state.values[canonical] = texts
 
 
-def _positionals(state: State, words: list[Word], kinds: str, slots: int) -> int:
-    """Words that belong to no option: the model, if there is a place for it, and too many."""
+def _positionals(
+    state: State, words: list[Word], kinds: str, slots: int, stray: bool
+) -> int:
+    """Words that belong to no option: the model, if there is a place for it, and too many.
+
+    ``stray``: the first follows an option that does not exist, which is reported already.
+    """
     for word, kind in zip(words, kinds, strict=True):
         if kind == "-":
             # Beside the model ``--`` goes unseen; alone it is one word too many.
@@ -292,8 +298,8 @@ def _positionals(state: State, words: list[Word], kinds: str, slots: int) -> int
         state.positionals.append(word.text)
         if slots:
             slots -= 1
-            continue
-        state.add_extra("positional", word, f"'{word.text}' belongs to no option")
+        elif not (stray and word is words[0]):
+            state.add_extra("positional", word, f"'{word.text}' belongs to no option")
     return slots
 
 

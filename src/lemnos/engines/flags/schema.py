@@ -114,7 +114,8 @@ class Lifetime:
     """The releases that have an option: the ``first`` and ``last`` known ones, and what came after.
 
     ``gone`` is the first known release without it, None if the newest has it. ``instead`` is
-    the replacement in words, "" if there is none.
+    the replacement in words: people's (replacements.json), else what the engine last said
+    (an option that only counts as deprecated has one too); "" if there is none.
     """
 
     first: str
@@ -144,11 +145,14 @@ def lifetime(engine: str, name: str) -> Lifetime | None:
     if not places:
         return None
     last = max(places)
+    said = _schema(engine, last, None).named(name)
+    advice = said.deprecated if said and said.deprecated != "deprecated" else ""
+    curated = _replacements().get(engine, {}).get(said.names[0], "") if said else ""
     return Lifetime(
         first=known[min(places)],
         last=known[last],
         gone=known[last + 1] if last + 1 < len(known) else None,
-        instead=_replacements().get(engine, {}).get(name.replace("_", "-"), ""),
+        instead=curated or advice,
     )
 
 
