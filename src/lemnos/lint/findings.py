@@ -132,7 +132,7 @@ def fixed(text: str, findings: Sequence[Finding]) -> tuple[str, list[Finding]]:
             taken = [o for o in taken if not (not o.new and _inside(o, edit))]
             taken.append(edit)
         done.append(finding)
-    for edit in sorted(taken, key=lambda one: (one.start, one.end), reverse=True):
+    for edit in reversed(sorted(taken, key=lambda one: (one.start, one.end))):
         text = text[: edit.start] + edit.new + text[edit.end :]
     return text, done
 

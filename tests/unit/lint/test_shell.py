@@ -185,7 +185,7 @@ PIECES = st.sampled_from(
 @settings(deadline=None, max_examples=250)
 def test_no_text_ends_in_a_traceback(text: str) -> None:
     for kind in ("command", "script", "prose", "manifest"):
-        report = lint(text, "x", kind)  # type: ignore[arg-type]
+        report = lint(text, "x", kind)
         for finding in report.findings:
             assert 0 <= finding.start <= finding.end <= len(text) + 1
             for edit in finding.edits:
