@@ -202,9 +202,7 @@ def _discover(line: CommandLine, several: bool) -> None:
     if line.has(*names):
         line.add(names, "etcd" if several else "file", why="finding each other")
     elif not several:
-        first = lifetime("dynamo.frontend", names[0]) or lifetime(
-            "dynamo.frontend", names[1]
-        )
+        first = lifetime("dynamo.frontend", names[1])
         raise UsageError(
             f"Dynamo {line.schema.version} needs etcd even on one host",
             fix=f"use {first.first if first else 'a newer version'} or newer, or several hosts",

@@ -245,7 +245,7 @@ def _add_parsers(line: CommandLine, plan: Plan) -> None:
 
 
 def _add_eager(line: CommandLine) -> None:
-    """CUDA graphs off: one flag, or since 0.5.20 one for each phase."""
+    """CUDA graphs off: one flag, or since 0.5.14 one for each phase."""
     if line.has("--cuda-graph-backend-decode"):
         for phase in ("decode", "prefill"):
             name = f"--cuda-graph-backend-{phase}"

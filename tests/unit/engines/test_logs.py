@@ -144,7 +144,7 @@ def test_each_adapter_reads_its_own_log(name: str) -> None:
 
 
 # What the logs in ../shared say, as read by people.
-KNOWN = {
+KNOWN: dict[str, dict[str, object]] = {
     "tp1-started": {
         "weights_gib": 100.97,
         "activation_gib": 3.29,
