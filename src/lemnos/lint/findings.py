@@ -132,7 +132,8 @@ def fixed(text: str, findings: Sequence[Finding]) -> tuple[str, list[Finding]]:
             taken = [o for o in taken if not (not o.new and _inside(o, edit))]
             taken.append(edit)
         done.append(finding)
-    for edit in reversed(sorted(taken, key=lambda one: (one.start, one.end))):
+    in_order = sorted(taken, key=lambda one: (one.start, one.end))
+    for edit in in_order[::-1]:  # so that two insertions at one place keep their order
         text = text[: edit.start] + edit.new + text[edit.end :]
     return text, done
 

@@ -162,6 +162,7 @@ def _replacement(
         return _renamed(
             command, index, stop, name, option, match[1]
         ), f"write {match[1]}"
+    instead = re.sub(r"^nothing[:;,]?\s*", "", instead)
     advice = f"leave it out: {instead}" if instead else "leave it out"
     return removed(command, index, stop), advice
 

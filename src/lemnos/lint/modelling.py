@@ -9,11 +9,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 from lemnos.lint.command import Command, Use, inserted, removed, rewritten
 from lemnos.lint.data import families, known_models
 from lemnos.lint.findings import Edit, Finding
 from lemnos.lint.words import Word
+
+if TYPE_CHECKING:
+    from lemnos.spec.architecture import Architecture
 
 LAYOUT_RULES = (
     "heads-divide",
@@ -146,20 +150,26 @@ def broken(
     name: str, tensor: int, pipeline: int, data: int, expert: bool
 ) -> tuple[tuple[str, str], ...]:
     """(rule, sentence) of the planner's rules that a layout breaks whatever the machines are."""
-    from lemnos.models.known import known_architecture, known_named
     from lemnos.planning.layouts import RULES, Site
     from lemnos.spec.cluster import GpuKind
     from lemnos.spec.layout import Layout
 
-    known = known_named(name)
-    assert known is not None
-    architecture = known_architecture(known)
+    architecture = _architecture(name)
     gpu = GpuKind(name="any", memory_gib=1, bandwidth_gb_s=1, tflops={}, source="none")
     site = Site(gpu, 1, tensor * pipeline * data, 1.0, 1.0, None, None, True)
     layout = Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
     rules = [rule for rule in RULES if rule.name in LAYOUT_RULES]
     said = ((rule.name, rule.check(architecture, layout, site)) for rule in rules)
     return tuple((rule, sentence) for rule, sentence in said if sentence)
+
+
+@cache
+def _architecture(name: str) -> Architecture:
+    from lemnos.models.known import known_architecture, known_named
+
+    known = known_named(name)
+    assert known is not None
+    return known_architecture(known)
 
 
 def _model_word(command: Command) -> Word | None:
