@@ -107,9 +107,8 @@ class Expressions:
                 owner[self.value(target.slice, scope)] = value
 
     def _unpack(self, targets: list[ast.expr], value: Any, scope: Scope) -> None:
-        if isinstance(value, Unknown):
-            values = [value] * len(targets)
-        else:
+        values: list[Any] = [value] * len(targets)
+        if not isinstance(value, Unknown):
             values = list(value)
         for place, target in enumerate(targets):
             if isinstance(target, ast.Starred):

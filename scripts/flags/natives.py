@@ -98,7 +98,9 @@ def make(
             for k, v in names.items()
             if not k.startswith("_") and not _callable(v) and not isinstance(v, Unknown)
         }
-        return enum.Enum(node.name, members, type=_mixed_in(known))
+        create: Any = enum.Enum  # called with a name that is worked out, not written
+        made_enum = create(node.name, members, type=_mixed_in(known))
+        return typing.cast(type, made_enum)
     decorators = [
         ast.unparse(d).partition("(")[0].split(".")[-1] for d in node.decorator_list
     ]
@@ -125,16 +127,13 @@ def nullable(node: ast.ClassDef) -> set[str]:
     """The fields that take None although their type does not say so: a validator lets it pass."""
     found: set[str] = set()
     for method in node.body:
-        for decorator in getattr(method, "decorator_list", ()):
+        if not isinstance(method, ast.FunctionDef) or "none" not in method.name.lower():
+            continue
+        for decorator in method.decorator_list:
             words = ast.unparse(decorator)
-            if (
-                "field_validator" in words
-                and "wrap" in words
-                and "none" in method.name.lower()
-            ):  # type: ignore[attr-defined]
-                found |= {
-                    a.value for a in decorator.args if isinstance(a, ast.Constant)
-                }
+            if "field_validator" in words and "wrap" in words:
+                args = getattr(decorator, "args", [])
+                found |= {str(a.value) for a in args if isinstance(a, ast.Constant)}
     return found
 
 

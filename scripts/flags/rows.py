@@ -167,7 +167,7 @@ def plain(value: Any) -> str | int | float | bool | None:
 
 def deprecated(more: dict[str, Any], action: Any) -> str:
     """What the engine says to use instead, "deprecated" if no more, "" for a good option."""
-    text = more.get("help") if isinstance(more.get("help"), str) else ""
+    text = str(more["help"]) if isinstance(more.get("help"), str) else ""
     says = re.match(r"\W*deprecated\b", text, re.IGNORECASE) is not None
     named = "Deprecated" in getattr(action, "__name__", "")
     if not (says or named or more.get("deprecated") is True or "error_message" in more):

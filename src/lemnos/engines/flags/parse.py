@@ -219,7 +219,7 @@ def _take(state: State, words: list[Word], kinds: str, at: int, meant: Meant) ->
     if count is None:
         need = f"{option.many} values" if option.many.isdigit() else wanted(option)
         state.add("missing-value", word, f"{meant.name} needs {need}")
-        return at + 1
+        return at + 1 + _values(kinds[at + 1 :])
     _store(state, option, meant.name, words[at + 1 : at + 1 + count])
     return at + 1 + count
 
@@ -249,7 +249,7 @@ def _take_glued(
 
 def _count(option: Option, kinds: str) -> int | None:
     """How many of the words that follow an option takes; None if there are too few."""
-    there = len(kinds) - len(kinds.lstrip("A"))
+    there = _values(kinds)
     if option.kind == "flag":
         return 0
     if option.many == "*":
@@ -260,6 +260,10 @@ def _count(option: Option, kinds: str) -> int | None:
         return min(there, 1)
     need = int(option.many or 1)
     return need if there >= need else None
+
+
+def _values(kinds: str) -> int:
+    return len(kinds) - len(kinds.lstrip("A"))
 
 
 def _store(state: State, option: Option, name: str, values: list[Word]) -> None:

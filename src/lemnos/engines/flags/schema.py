@@ -251,7 +251,7 @@ def _table(engine: str) -> dict[str, Any]:
 
 
 def checks(engine: str, config: str) -> tuple[dict[str, Any], ...]:
-    """What a config class checks beyond its fields' types: {when, needs, message} (checks.json)."""
+    """What a config class checks beyond its types: {given, when, needs, message} (checks.json)."""
     return tuple(_checks().get(engine, {}).get(config, ()))
 
 

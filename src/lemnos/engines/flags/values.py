@@ -88,8 +88,8 @@ def size(word: str) -> int:
     number, suffix = found.groups()
     power = "kmgt".index(suffix.lower()) + 1
     if suffix.islower():
-        return int(float(number) * 10 ** (3 * power))
-    return int(number) * 2 ** (10 * power)
+        return int(float(number) * 1000**power)
+    return int(int(number) * 1024**power)
 
 
 def _size_or_auto(word: str) -> int:
@@ -224,10 +224,7 @@ def _check_fields(schema: Schema, name: str, value: Any, where: str) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"{where} is a JSON object")
     for check in checks(schema.engine, name):
-        if all(value.get(k) == v for k, v in check["when"].items()):
-            for key, good in check["needs"].items():
-                if value.get(key) not in good:
-                    raise ValueError(check["message"])
+        _check_together(check, value)
     known = schema.configs.get(name)
     if known is None:
         return
@@ -236,6 +233,16 @@ def _check_fields(schema: Schema, name: str, value: Any, where: str) -> None:
             _check(schema, known[key], inner, f"{where}.{key}")
         elif "closed-configs" in schema.rules:
             raise ValueError(f"{where} has no '{key}'")
+
+
+def _check_together(check: Mapping[str, Any], value: Mapping[str, Any]) -> None:
+    """Raise ValueError if fields need another one that is missing (``checks.json``)."""
+    if any(value.get(key) is None for key in check["given"]):
+        return
+    if any(value.get(key) != wanted for key, wanted in check["when"].items()):
+        return
+    if any(value.get(key) not in good for key, good in check["needs"].items()):
+        raise ValueError(check["message"])
 
 
 def _takes(kind: str, value: Any) -> bool:
