@@ -176,6 +176,8 @@ def _frontend(
         line.add(names, reach(place), why="an address")
     line.add(("--http-port", "--port"), place.port, why="a port")
     line.add("--router-mode", "kv", why="routing by cached prefixes")
+    # Workers publish events only where told to, on ports of their own: the router predicts instead.
+    line.add(("--no-router-kv-events", "--no-kv-events"), why="routing without events")
     _discover(line, several)
     return Job(
         deployment=plan.name,

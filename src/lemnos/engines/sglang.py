@@ -229,6 +229,11 @@ def add_settings(
     if quirks.trust_remote_code:
         line.add("--trust-remote-code", why="the model's own code")
     line.add("--enable-metrics", why="metrics")
+    fused = "--enforce-disable-flashinfer-allreduce-fusion"
+    if not place.multicast and layout.tensor > 1 and line.has(fused):
+        line.add(
+            fused, why="all-reduces without multicast"
+        )  # on by default for GLM, gpt-oss
     for name, value in quirks.flags.items():
         line.add(name, value, why="what this model needs")
 

@@ -55,6 +55,9 @@ def test_one_host_needs_no_etcd(version: str, worker: str) -> None:
     assert flag(frontend, "--http-host") == "127.0.0.1"
     assert flag(frontend, "--http-port") == "4000"
     assert (frontend.port, own.port) == (4000, 0)
+    assert flag(frontend, "--router-mode") == "kv"
+    events = "--no-router-kv-events" if version == "1.6.1" else "--no-kv-events"
+    assert events in frontend.command.argv  # nobody publishes any
 
 
 def test_the_whole_worker_of_seed_003() -> None:

@@ -171,9 +171,16 @@ def test_a_version_without_the_switch_says_so() -> None:
         jobs_of(glm("sglang", "0.5.10", reasoning="off"))
 
 
-def test_without_multicast_nccl_takes_another_way() -> None:
-    (job,) = jobs_of(glm("sglang"), BOX.model_copy(update={"multicast": False}))
+@pytest.mark.parametrize(("version", "fused"), [("0.5.9", False), ("0.5.23", True)])
+def test_without_multicast_all_reduces_take_another_way(
+    version: str, fused: bool
+) -> None:
+    plan = glm("sglang", version)
+    (job,) = jobs_of(plan, BOX.model_copy(update={"multicast": False}))
+    off = "--enforce-disable-flashinfer-allreduce-fusion"
+    assert (off in job.command.argv) == fused
     assert job.command.env["NCCL_NVLS_ENABLE"] == "0"
+    assert refused(plan, job) == []
 
 
 def test_a_hubs_name_may_be_looked_up_and_code_trusted_where_needed() -> None:
