@@ -77,7 +77,8 @@ def main() -> None:
     """lemnos's command line, with the tiny engine known."""
     from lemnos.cli.main import main as lemnos
 
-    builds.known_builds = installing.known_builds = with_tiny  # type: ignore[assignment]
+    for module in (builds, installing):
+        setattr(module, "known_builds", with_tiny)  # noqa: B010
     lemnos()
 
 

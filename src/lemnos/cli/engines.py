@@ -141,6 +141,12 @@ def bundle(
         ),
     ] = None,
     python: Python = None,
+    glibc: Annotated[
+        str | None,
+        typer.Option(
+            help="The glibc there: 2.35. By default the oldest that is possible."
+        ),
+    ] = None,
     part_size: Annotated[
         str, typer.Option(help="No file gets longer: 2G, 500M (decimal).")
     ] = "2G",
@@ -157,6 +163,7 @@ def bundle(
         to.expanduser().absolute(),
         target=target,
         python=python,
+        glibc=glibc,
         part_size=part_size,
         model=model,
         note=_note,

@@ -25,13 +25,18 @@ class BuildRow(Value):
 
     versions: str
     architectures: tuple[str, ...]
-    glibc: str
+    glibc: str | dict[str, str]
+    """The least, by architecture where that makes a difference."""
     cuda: int | None = None
     """CUDA's major release; None: a build for CPUs."""
     python: str
     disk_gib: float
     extra: str = ""
     """Of the package, in brackets behind its name."""
+
+    def glibc_on(self, architecture: str) -> str:
+        """The least glibc on ``architecture``."""
+        return self.glibc if isinstance(self.glibc, str) else self.glibc[architecture]
 
 
 class ImageRow(Value):
@@ -60,6 +65,8 @@ class EngineBuilds(Value):
     """The table of flags that its options are held against; empty: none."""
     alias: Alias | None = None
     companions: tuple[str, ...] = ()
+    hint: str = ""
+    """What to try where the index does not have all that is needed."""
     variants: tuple[str, ...] = ()
     """Extras of the package of which one is wanted, the usual one first."""
     builds: tuple[BuildRow, ...]
@@ -124,6 +131,7 @@ class Build(Value):
     disk_gib: float
     alias: Alias | None = None
     companions: tuple[str, ...] = ()
+    hint: str = ""
     notes: tuple[str, ...] = ()
     """What could not be checked, a sentence each."""
 
@@ -204,13 +212,13 @@ def choose_build(
         first = min((_floor(each.versions) for each in engine.builds), key=Version)
         what = f"{request.engine} before {first} is not known to lemnos"
         return _refusal(request, target, data, what)
-    for complaint in (
-        _architecture(request, row, target),
-        _glibc(request, row, target),
-        _driver(request, row, target, data),
-    ):
-        if complaint:
-            return _refusal(request, target, data, complaint)
+    complaint = (
+        _architecture(request, row, target)
+        or _glibc(request, row, target)
+        or _driver(request, row, target, data)
+    )
+    if complaint:
+        return _refusal(request, target, data, complaint)
     version = choose_python(row.python, python, target.pythons)
     if version is None and (python or not fetches_python):
         return Refusal(
@@ -236,13 +244,14 @@ def choose_build(
         distribution=engine.package,
         module=engine.module,
         architecture=target.architecture,
-        glibc=row.glibc,
+        glibc=row.glibc_on(target.architecture),
         cuda=row.cuda,
         python=version or _fetched(row.python),
         pythons=row.python,
         disk_gib=row.disk_gib,
         alias=engine.alias,
         companions=engine.companions,
+        hint=engine.hint,
         notes=_notes(row, target, data),
     )
 
@@ -293,11 +302,12 @@ def _architecture(request: Request, row: BuildRow, target: Target) -> str | None
 
 
 def _glibc(request: Request, row: BuildRow, target: Target) -> str | None:
+    least = row.glibc_on(target.architecture)
     if target.glibc is None:
-        return f"{request} needs glibc {row.glibc}, this machine has another C library"
-    if Version(target.glibc) >= Version(row.glibc):
+        return f"{request} needs glibc {least}, this machine has another C library"
+    if Version(target.glibc) >= Version(least):
         return None
-    return f"{request} needs glibc {row.glibc}, this machine has {target.glibc}"
+    return f"{request} needs glibc {least}, this machine has {target.glibc}"
 
 
 def _driver(

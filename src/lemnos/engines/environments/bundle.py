@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -49,18 +50,19 @@ def bundle_engine(
     *,
     target: str | None = None,
     python: str | None = None,
+    glibc: str | None = None,
     part_size: str = "2G",
     model: str | None = None,
     note: Say = lambda _: None,
 ) -> Manifest:
     """Write the wheels of ``engine`` and uv to the directory ``to``, in parts of ``part_size``.
 
-    ``target`` is ``linux/aarch64`` or the like, this machine's by default; ``python`` the minor
-    version there. ``model`` is one of the store's, brought along. Raises UsageError, LemnosError.
+    ``target`` is ``linux/aarch64`` or the like, this machine's by default; ``python`` and
+    ``glibc`` are the versions there: wheels for an older glibc do on every newer one. ``model`` is one of the store's, brought along. Raises UsageError, LemnosError.
     """
     size = size_of(part_size)
     architecture = platform_named(target or platform.machine())
-    build = _build(engine, architecture, python)
+    build = _build(engine, architecture, python, glibc)
     minor = ".".join(build.python.split(".")[:2])
     _make_room(to)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as scratch:
@@ -175,20 +177,26 @@ def install_model(
         copies.copy_to_host(home, host, Silent())
 
 
-def _build(engine: str, architecture: str, python: str | None) -> Build:
-    """The build for a machine like this one, or for any that the release's wheels allow."""
+def _build(
+    engine: str, architecture: str, python: str | None, glibc: str | None
+) -> Build:
+    """The build for a machine of this kind; its glibc is what the wheels will be chosen for."""
+    if glibc is not None and not re.fullmatch(r"2\.\d+", glibc):
+        raise UsageError(
+            f"'{glibc}' is no glibc", fix="write 2.35; `ldd --version` says it"
+        )
     facts = machine.facts()
     own = architecture == facts["architecture"]
     target = Target(
         name=f"linux/{architecture}",
         architecture=architecture,
-        glibc=facts["glibc"] if own and facts["glibc"] else "2.99",
+        glibc=glibc or (facts["glibc"] if own else None) or "2.99",
         pythons=tuple(facts["pythons"]),
     )
     build = choose_build(request_named(engine), target, python=python)
     if isinstance(build, Refusal):
         raise build.error()
-    return build
+    return build.model_copy(update={"glibc": glibc}) if glibc else build
 
 
 def _download(
@@ -202,6 +210,7 @@ def _download(
     order = {
         "requirement": build.requirement,
         "companions": list(build.companions),
+        "hint": build.hint,
         "sources": False,
     }
     compile_ = [

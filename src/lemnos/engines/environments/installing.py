@@ -151,6 +151,7 @@ def order_of(
         "flags": known_builds().engines[request.engine].flags,
         "alias": build.alias.model_dump() if build.alias else None,
         "companions": list(build.companions),
+        "hint": build.hint,
         "architecture": build.architecture,
         "glibc": build.glibc,
         "cuda": build.cuda,

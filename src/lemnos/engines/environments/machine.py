@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Optional
 
 MARK = "lemnos-answer "
@@ -77,12 +78,12 @@ def least_free(paths: List[str]) -> Optional[int]:
 def pythons() -> List[str]:
     """Versions of the Pythons on PATH, the machine's own ``python3`` first."""
     names = ["python3"] + [f"python3.{minor}" for minor in range(15, 8, -1)]
-    versions = []
-    for name in names:
-        said = ask([name, "-c", "import platform as p; print(p.python_version())"])
-        if said and said not in versions:
-            versions.append(said)
-    return versions
+    code = "import platform as p; print(p.python_version())"
+    with ThreadPoolExecutor(
+        len(names)
+    ) as pool:  # a name may be a slow shim for nothing
+        said = list(pool.map(lambda name: ask([name, "-c", code]), names))
+    return [v for place, v in enumerate(said) if v and v not in said[:place]]
 
 
 def uvs(root: str) -> List[List[str]]:

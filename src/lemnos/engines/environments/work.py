@@ -111,10 +111,9 @@ def _compiled(uv: list[str], order: Order, work: Path, more: list[str]) -> list[
     wanted.write_text(order["requirement"] + "\n")
     words = [*more, "--no-header", "--no-annotate", str(wanted)]
     image = order.get("image")
+    fixes = [order["hint"], f"use the image {image}" if image else ""]
     what = f"resolve {order['requirement']}"
-    return pins_of(
-        run([*uv, *words], what, fix=f"use the image {image}" if image else "")
-    )
+    return pins_of(run([*uv, *words], what, fix="; or ".join(filter(None, fixes))))
 
 
 def pins_of(text: str) -> list[str]:

