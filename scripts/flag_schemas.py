@@ -1,9 +1,14 @@
 #!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["pip"]
+# ///
 """Read the options of engines' releases from their wheels into lemnos's tables.
 
-    scripts/flag_schemas.py vllm 0.34.0          one new release (or several), added to the table
-    scripts/flag_schemas.py --all                every table anew, for the releases it has
-    scripts/flag_schemas.py --all vllm           one table anew
+    uv run scripts/flag_schemas.py vllm 0.34.0      one new release (or several), added to the table
+    uv run scripts/flag_schemas.py --all            every table anew, for the releases it has
+    uv run scripts/flag_schemas.py --all vllm       one package's tables anew
+    python3 scripts/flag_schemas.py ...             the same, with a Python that has pip
 
 Each release's own Python is fetched (a few files out of its wheel) and its parser worked out from
 the syntax trees: nothing is installed, imported or run, and no GPU or torch is needed. What could

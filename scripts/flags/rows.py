@@ -68,7 +68,7 @@ def row(one: Added, notes: list[str]) -> dict[str, Any] | None:
     made["required"] = more.get("required") is True
     if action == "append":
         made["reads"] = "append"
-    if "error_message" in more:
+    if "error_message" in more or _raises(action):
         made["reads"] = "refused"
     keep = ("names", "kind")
     return {
@@ -85,6 +85,12 @@ def _abbreviates(name: str, other: str) -> bool:
         and len(short) > 1
         and "".join(w[:1] for w in words.split("-")) == short
     )
+
+
+def _raises(action: Any) -> bool:
+    """Whether an action class does nothing but refuse (SGLang's DeprecatedAction up to 0.5.11)."""
+    call = vars(action).get("__call__") if isinstance(action, type) else None
+    return isinstance(call, Function) and isinstance(call.node.body[-1], ast.Raise)
 
 
 def reader(read: Any, name: str, notes: list[str]) -> tuple[str, str]:

@@ -39,6 +39,7 @@ class World(Expressions):
         self.notes: list[str] = []
         self._modules: dict[str, Module | None] = {}
         self._steps = 0
+        self._tried = 0  # how many try statements are being run
 
     def note(self, text: str) -> None:
         """Remember something that could not be worked out."""
@@ -86,7 +87,7 @@ class World(Expressions):
         try:
             self.value(node.value, scope)
         except Exception as error:
-            if not tolerant:
+            if not tolerant or self._tried:
                 raise
             self.note(f"{scope.module.name}:{node.lineno}: {error!r}")
 
@@ -143,6 +144,7 @@ class World(Expressions):
         self.run(node.body, scope)
 
     def _do_Try(self, node: ast.Try, scope: Scope) -> None:  # noqa: N802
+        self._tried += 1
         try:
             self.run(node.body, scope)
         except (Return, Break, Continue):
@@ -158,6 +160,7 @@ class World(Expressions):
         else:
             self.run(node.orelse, scope)
         finally:
+            self._tried -= 1
             self.run(node.finalbody, scope)
 
     def _do_Raise(self, node: ast.Raise, scope: Scope) -> None:  # noqa: N802
