@@ -6,6 +6,7 @@ import math
 import shlex
 
 from lemnos.errors import LemnosError, UsageError
+from lemnos.hardware.catalogue import gpu_kind
 from lemnos.models.describe import describe
 from lemnos.models.pull import at_hand, resolve
 from lemnos.spec.deployment import DeploymentSpec, ModelSpec, name_from
@@ -46,11 +47,20 @@ def plan_on_gpus(spec: DeploymentSpec) -> Plan:
         model=model,
         engine=engine,
         engine_version=version,
+        program=_program(engine, version),
         layout=proposal.layout,
         proposal=proposal,
         quirks=quirks_for(backend, version, model.name, described.architecture),
         reasons=proposal.reasons,
     )
+
+
+def _program(engine: str, version: str) -> tuple[str, ...]:
+    """The Python of the environment that ``lemnos engines install`` made; () where there is none."""
+    from lemnos.engines.environments.places import installed
+
+    environment = installed(engine, version)
+    return (environment.program,) if environment else ()
 
 
 def places_of(plan: Plan) -> list[Place]:
@@ -81,7 +91,14 @@ def _place(proposal: Proposal, number: int, hosts: int, per_host: int) -> Place:
         )
     first = number * hosts % proposal.nodes
     names = tuple(f"node-{first + i}" for i in range(hosts))
-    return Place(hosts=names, gpus_per_host=per_host, port=port, inner_port=inner)
+    kind = gpu_kind(proposal.gpu)
+    return Place(
+        hosts=names,
+        gpus_per_host=per_host,
+        port=port,
+        inner_port=inner,
+        multi_node_nvlink=kind.link_domain > kind.per_node,
+    )
 
 
 def _model(spec: ModelSpec) -> LocalModel:
