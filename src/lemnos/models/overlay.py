@@ -101,13 +101,16 @@ def _object(content: bytes, file: str) -> dict[str, Any]:
     return data
 
 
-def directory_name(model: str, changes: Sequence[Change]) -> str:
-    """``GLM-4.7-NVFP4--glm-4.7-bos-token-1--0f3a...``: where ``changes`` are kept. Pure."""
+def directory_name(model: Path, changes: Sequence[Change]) -> str:
+    """``GLM-4.7-NVFP4--glm-4.7-bos-token-1--0f3a...``: where ``changes`` are kept. Pure.
+
+    Models of the same name at other paths have directories of their own.
+    """
     names = "+".join(dict.fromkeys(name for each in changes for name in each.overlays))
-    told = json.dumps(
-        [[each.file, each.before, each.content.decode()] for each in changes]
-    )
-    return f"{model[:100]}--{names[:100]}--{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    told = [str(model), *([each.file, each.before] for each in changes)]
+    made = [each.content.decode() for each in changes]
+    digest = hashlib.sha256(json.dumps([told, made]).encode()).hexdigest()
+    return f"{model.name[:100]}--{names[:100]}--{digest[:12]}"
 
 
 def describe_overlays(changes: Sequence[Change], into: Path | str) -> tuple[str, ...]:
@@ -153,16 +156,15 @@ def make_overlay(model: Path, overlays: Sequence[Overlay], into: Path) -> Path:
     changes = planned_changes(model, overlays)
     if not changes:
         return model
-    home = writable(into) / directory_name(model.name, changes)
+    home = writable(into) / directory_name(model, changes)
     try:
         links = _links(model, {each.file for each in changes})
         if _whole(home, links, changes):
             return home
         lock = home.with_name(home.name + ".lease")
         with leases.lease(lock, what=f"making {home.name}", wait_s=60):
-            if not _whole(
-                home, links, changes
-            ):  # nor did another process make it meanwhile
+            # Another process may have made it meanwhile.
+            if not _whole(home, links, changes):
                 _make(home, model, links, changes)
     except OSError as error:
         raise LemnosError(

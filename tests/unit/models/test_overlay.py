@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,13 +91,16 @@ def test_what_is_no_json_object_is_said(content: bytes) -> None:
 
 
 def test_the_directory_is_named_by_overlay_and_original() -> None:
-    name = directory_name("m", overlay_of({BOS.file: BEFORE}, [BOS]))
+    here = Path("/models/m")
+    name = directory_name(here, overlay_of({BOS.file: BEFORE}, [BOS]))
     assert name.startswith("m--bos-1--")
-    again = directory_name("m", overlay_of({BOS.file: BEFORE}, [BOS]))
+    again = directory_name(here, overlay_of({BOS.file: BEFORE}, [BOS]))
     assert again == name
+    there = Path("/elsewhere/m")
+    assert directory_name(there, overlay_of({BOS.file: BEFORE}, [BOS])) != name
     newer = BOS.model_copy(update={"name": "bos-2"})
-    assert directory_name("m", overlay_of({BOS.file: BEFORE}, [newer])) != name
-    assert directory_name("m", overlay_of({BOS.file: b"{}"}, [BOS])) != name
+    assert directory_name(here, overlay_of({BOS.file: BEFORE}, [newer])) != name
+    assert directory_name(here, overlay_of({BOS.file: b"{}"}, [BOS])) != name
 
 
 def test_dry_run_says_what_would_be_set_where_and_why() -> None:
@@ -163,6 +167,18 @@ def test_a_broken_one_is_made_again(damage: str, model: Path, tmp_path: Path) ->
     assert json.loads((made / "generation_config.json").read_text())["bos_token_id"]
     assert (made / "config.json").read_text() == "{}"
     assert not (made / "stranger").exists()
+
+
+def test_a_link_to_the_users_model_in_its_place_is_only_unlinked(
+    model: Path, tmp_path: Path
+) -> None:
+    before = seen(model)
+    made = make_overlay(model, [BOS], tmp_path / "overlays")
+    shutil.rmtree(made)
+    made.symlink_to(model)
+    assert make_overlay(model, [BOS], tmp_path / "overlays") == made
+    assert not made.is_symlink()
+    assert seen(model) == before
 
 
 def test_a_changed_original_gets_another_directory(model: Path, tmp_path: Path) -> None:
