@@ -220,9 +220,12 @@ def _piece(piece: Piece, values: Values, split: bool) -> list[Word | None]:
         return [Word(UNKNOWN, piece.start, piece.end, (piece.start,), (piece.end,))]
     if piece.kind == "array":
         parts: list[Word | None] = []
-        for number, word in enumerate(value):
-            parts += [None, word] if number else [word]
-        return parts if split else [*value]
+        if not split:
+            return [*value]
+        for word in value:
+            found = [word] if piece.quoted else _split(word)
+            parts += [None, *found] if parts and found else found
+        return parts
     if piece.quoted or not split:
         return list(value[:1])
     return _split(value[0]) if value else []
@@ -254,8 +257,7 @@ def _split(word: Word) -> list[Word | None]:
 
 
 def _text(piece: Piece) -> Word:
-    to = tuple(place + 1 for place in piece.at)
-    return Word(piece.text, piece.start, piece.end, piece.at, to)
+    return Word(piece.text, piece.start, piece.end, piece.at, piece.to)
 
 
 def _glued(parts: list[Word], raw: RawWord | None) -> Word:

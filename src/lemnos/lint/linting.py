@@ -11,6 +11,7 @@ from lemnos.engines.flags import Schema, schema_for
 from lemnos.engines.flags.schema import ENGINES
 from lemnos.errors import LemnosError, UsageError, near
 from lemnos.lint.around import (
+    Request,
     command_findings,
     downloads_in,
     requests_in,
@@ -71,6 +72,14 @@ class Asked:
     cluster: str | None = None
 
 
+@dataclass(frozen=True)
+class _Beside:
+    """What the document says beside its commands: requests, and directories that it fills."""
+
+    requests: list[Request]
+    downloads: dict[str, str]
+
+
 def lint(
     text: str, name: str = "", kind: Kind | None = None, asked: Asked | None = None
 ) -> Report:
@@ -117,8 +126,11 @@ def _all(
     if cluster is None and document.gpus and document.gpus.kind:
         cluster = _named_cluster(document)
     taken = [(one.start, one.end) for one in around]
+    beside = _Beside(requests_in(reading.runs), downloads_in(reading.runs))
     for number, found in enumerate(reading.found):
-        for finding in _command(document, report, found, number, asked, cluster):
+        for finding in _command(
+            document, report, found, number, asked, cluster, beside
+        ):
             if finding.rule == "moved-model":
                 taken.append((finding.start, finding.end))
             yield finding
@@ -133,6 +145,7 @@ def _command(
     number: int,
     asked: Asked,
     cluster: Cluster | None,
+    beside: _Beside,
 ) -> Iterator[Finding]:
     """Everything about one engine's command."""
     text = document.text
@@ -155,16 +168,14 @@ def _command(
     report.commands.append(_checked(found, found.engine, schema.version, text))
     yield from _release_findings(command, release)
     yield from flag_findings(command, parsed_by(command), release.source == "open")
-    runs = document.reading.runs
-    model = model_of(command, downloads_in(runs))
+    model = model_of(command, beside.downloads)
     yield from model_findings(command, model)
     yield from machine_findings(command, model, cluster)
-    requests = requests_in(runs)
     port = command.number_of("--port") or 8000
-    reached = any(not one.local and one.port == port for one in requests)
+    reached = any(not one.local and one.port == port for one in beside.requests)
     yield from security_findings(command, reached)
     yield from speed_findings(command)
-    yield from command_findings(command, requests)
+    yield from command_findings(command, beside.requests)
 
 
 def _passed_on(found: Found, schema: Schema) -> tuple[Schema, ...]:

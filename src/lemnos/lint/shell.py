@@ -76,9 +76,8 @@ class _Reader(WordReader):
     def _simple(self, command: Simple, place: int, stop: int) -> int:
         """A word without quotes, variables and assignments: most words are."""
         start, end = self.where(place), self.end(stop)
-        piece = Piece(
-            "text", self.text[place:stop], start, end, False, self.at[place:stop]
-        )
+        at, to = self.at[place:stop], self.to[place:stop]
+        piece = Piece("text", self.text[place:stop], start, end, False, at, to)
         command.words.append(RawWord((piece,), start, end))
         return stop
 

@@ -12,8 +12,8 @@ class Piece:
     """A part of a word: literal text, a variable, or what only a shell can compute.
 
     ``kind``: "text", "variable" (``name``; ``default`` where it is unset), "array"
-    (``"${name[@]}"``), "opaque". ``[start, end)`` is where it is written; ``at`` where each
-    character of literal text is.
+    (``"${name[@]}"``), "opaque". ``[start, end)`` is where it is written; ``at`` and ``to``
+    where each character of literal text is.
     """
 
     kind: str
@@ -22,6 +22,7 @@ class Piece:
     end: int
     quoted: bool = False
     at: tuple[int, ...] = ()
+    to: tuple[int, ...] = ()
     default: tuple[Piece, ...] | None = None
 
     @property

@@ -122,6 +122,7 @@ class WordReader:
             self.end(stop),
             quoted,
             self.at[start:stop],
+            self.to[start:stop],
         )
 
     def _unended(self, place: int) -> int:
@@ -151,7 +152,8 @@ class WordReader:
             at.append(self.where(inside))
             inside += step
         spot = (self.where(place), self.end(found.end()))
-        pieces.append(Piece("text", text, *spot, True, tuple(at)))
+        to = tuple(one + 1 for one in at)
+        pieces.append(Piece("text", text, *spot, True, tuple(at), to))
         return found.end()
 
     def _double(self, pieces: list[Piece], place: int, depth: int) -> int:

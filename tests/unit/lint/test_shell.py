@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import shutil
+import subprocess
 
 import pytest
 from hypothesis import given, settings
@@ -197,3 +200,27 @@ def test_deep_nesting_comes_to_an_end() -> None:
     assert read(plain("`" * 999))
     assert read_document("- " * 5000 + "x", "manifest")
     assert read(plain('a "' + "${x:-" * 500))
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash here")
+@given(
+    st.lists(
+        st.sampled_from(["a", "b ", "'", '"', "\\", "$V", "${V}", "${N:-d}", " ", "\\\n", "#", "--x=", "${A[@]}", "$'\\t'"]),
+        max_size=9,
+    ).map("".join)
+)  # fmt: skip
+@settings(max_examples=60)
+def test_bash_makes_the_same_words(text: str) -> None:
+    before = "V='v w'\nA=(p 'q r')\n"
+    script = f"{before}printf '%s\\0' x {text}\n"
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=False, env={}
+    )
+    found = read(plain(script))
+    early = re.search(r"\\[ \t]+(#|\n|\Z)|[$]\S*\\\n", script)  # or inside a name
+    if done.returncode or done.stderr or found.troubles or early:
+        return  # bash refuses, or lint says more than bash does
+    run = list(runs(found))[-1]
+    if not all(word.known for word in run.words):
+        return  # $Va: not assigned here
+    assert [word.text for word in run.words[2:]] == done.stdout.split("\0")[:-1]
