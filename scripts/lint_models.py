@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from lemnos.lint.modelling import broken
+from lemnos.lint.facts import broken
 from lemnos.models.known import Known, known_architecture, known_models
 
 OUT = Path(__file__).parent.parent / "src/lemnos/lint/models.json"

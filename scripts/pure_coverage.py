@@ -39,6 +39,7 @@ PURE = (
     "src/lemnos/lint/data.py",
     "src/lemnos/lint/documents.py",
     "src/lemnos/lint/expand.py",
+    "src/lemnos/lint/facts.py",
     "src/lemnos/lint/find.py",
     "src/lemnos/lint/findings.py",
     "src/lemnos/lint/flagging.py",

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from lemnos.lint.command import Command, Use, inserted, quoted, replaced, rewritten
 from lemnos.lint.data import variables
 from lemnos.lint.expand import Run
+from lemnos.lint.facts import moved
 from lemnos.lint.findings import Edit, Finding
-from lemnos.lint.modelling import moved
+from lemnos.lint.modelling import model_word
 from lemnos.lint.words import Word
 
 GCS_PORT = 6379
@@ -102,10 +103,8 @@ def setting_findings(settings: Sequence[tuple[str, Word]]) -> Iterator[Finding]:
             yield Finding(rule, start, value.end, what, why)
 
 
-def command_findings(
-    command: Command, requests: Sequence[Request]
-) -> Iterator[Finding]:
-    """The environment and the requests that belong to an engine's command."""
+def command_findings(command: Command) -> Iterator[Finding]:
+    """The environment that belongs to an engine's command."""
     word = command.found.env.get("NCCL_IB_DISABLE")
     spans = (command.number_of("--nnodes") or 1) > 1
     spans = spans or command.value("--distributed-executor-backend") == "ray"
@@ -120,7 +119,6 @@ def command_findings(
             (),
             command.number,
         )
-    yield from _served(command, requests)
 
 
 def requests_in(runs: Sequence[Run]) -> list[Request]:
@@ -154,41 +152,54 @@ def downloads_in(runs: Sequence[Run]) -> dict[str, str]:
     return found
 
 
-def _served(command: Command, requests: Sequence[Request]) -> Iterator[Finding]:
-    if command.engine != "vllm" or not requests or command.open_ended():
-        return
-    use = command.use("--served-model-name")
-    names = _names(command, use)
-    port = command.number_of("--port") if command.use("--port") else 8000
+def served_findings(
+    commands: Sequence[Command], requests: Sequence[Request]
+) -> Iterator[Finding]:
+    """Requests for a model by a name that no command on their port serves."""
     for request in requests:
-        if request.port not in (None, port) or request.model.text in names:
-            continue
-        if not use and _is_model(command, request.model.text):
-            continue
-        if not request.model.known:
-            continue
-        first = command.words[0].text if command.words else "its model's path"
-        shown = ", ".join(names) or f"{first}, word for word"
-        edits = (
-            rewritten(request.model, names[0])
-            if names
-            else inserted(command, ["--served-model-name", request.model.text])
-        )
-        instead = (
-            f"ask for {names[0]}"
-            if names
-            else f"add --served-model-name {quoted(request.model.text)}"
-        )
-        yield Finding(
-            "served-name",
-            request.model.start,
-            request.model.end,
-            f"the request asks for {request.model.text}, and the engine serves {shown}",
-            "the engine answers 404 to a name that it does not serve",
-            instead,
-            edits,
-            command.number,
-        )
+        asked = [one for one in commands if _asks(request, one)]
+        if request.model.known and not any(_serves(one, request) for one in asked):
+            for command in asked:
+                yield _unserved(command, request)
+
+
+def _asks(request: Request, command: Command) -> bool:
+    port = command.number_of("--port") if command.use("--port") else 8000
+    if command.engine != "vllm":
+        return False
+    return request.port in (None, port)
+
+
+def _serves(command: Command, request: Request) -> bool:
+    if command.open_ended():
+        return True  # it may
+    names = _names(command, command.use("--served-model-name"))
+    if not names:
+        word = model_word(command)
+        return word is None or not word.known or word.text == request.model.text
+    return request.model.text in names
+
+
+def _unserved(command: Command, request: Request) -> Finding:
+    names = _names(command, command.use("--served-model-name"))
+    name = request.model.text
+    word = model_word(command)
+    shown = ", ".join(names) or f"{word.text if word else 'it'}, word for word"
+    if names:
+        instead, edits = f"ask for {names[0]}", rewritten(request.model, names[0])
+    else:
+        instead = f"add --served-model-name {quoted(name)}"
+        edits = inserted(command, ["--served-model-name", name])
+    return Finding(
+        "served-name",
+        request.model.start,
+        request.model.end,
+        f"the request asks for {name}, and the engine serves {shown}",
+        "the engine answers 404 to a name that it does not serve",
+        instead,
+        edits,
+        command.number,
+    )
 
 
 def _names(command: Command, use: Use | None) -> list[str]:
@@ -201,10 +212,6 @@ def _names(command: Command, use: Use | None) -> list[str]:
             break
         names.append(word.text)
     return names
-
-
-def _is_model(command: Command, name: str) -> bool:
-    return any(word.text == name for word in command.words)
 
 
 def _requirement(run: Run, head: str, text: str) -> Iterator[Finding]:

@@ -38,31 +38,55 @@ class Run:
 
 
 @dataclass
+class _Block:
+    """An open ``if`` or loop: the values before it, and what is assigned inside."""
+
+    before: Values
+    names: set[str] = field(default_factory=set)
+    replaced: set[str] = field(default_factory=set)
+    """Of those, the ones that are not only added to."""
+
+
+@dataclass
 class _Scope:
     values: Values = field(default_factory=dict)
     exported: set[str] = field(default_factory=set)
-    blocks: list[tuple[Values, set[str]]] = field(default_factory=list)
-    """Of each open block: the values before it, and the names assigned inside."""
+    blocks: list[_Block] = field(default_factory=list)
 
     def assign(self, name: str, value: tuple[Word, ...] | None) -> None:
         self.values[name] = value
-        for _, names in self.blocks:
-            names.add(name)
+        for block in self.blocks:
+            block.names.add(name)
 
     def open(self) -> None:
-        self.blocks.append((dict(self.values), set()))
+        self.blocks.append(_Block(dict(self.values)))
 
     def branch(self) -> None:
         if self.blocks:
-            self.values.update(dict.fromkeys(self.blocks[-1][1]))
-            before = self.blocks[-1][0]
-            for name in self.blocks[-1][1]:
-                self.values[name] = before.get(name)
+            self._judge(self.blocks[-1])
+            for name in self.blocks[-1].names:
+                self.values[name] = self.blocks[-1].before.get(name)
 
     def close(self) -> None:
-        if self.blocks:
-            _, names = self.blocks.pop()
-            self.values.update(dict.fromkeys(names))
+        """After the block: what it replaced is unknown, what it added to may have more."""
+        if not self.blocks:
+            return
+        block = self.blocks.pop()
+        self._judge(block)
+        for name in block.names:
+            before = block.before.get(name)
+            if name in block.replaced or not before:
+                self.values[name] = None
+            else:
+                last = before[-1]
+                more = Word(UNKNOWN, last.end, last.end, (last.end,), (last.end,))
+                self.values[name] = (*before, more)
+
+    def _judge(self, block: _Block) -> None:
+        for name in block.names:
+            before, now = block.before.get(name), self.values.get(name)
+            if not before or not now or now[: len(before)] != before:
+                block.replaced.add(name)
 
 
 def runs(script: Script, env: Mapping[str, Word] | None = None) -> Iterator[Run]:

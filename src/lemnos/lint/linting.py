@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lemnos.engines.flags import Schema, schema_for
@@ -16,6 +16,7 @@ from lemnos.lint.around import (
     downloads_in,
     requests_in,
     run_findings,
+    served_findings,
     setting_findings,
     text_findings,
 )
@@ -78,6 +79,7 @@ class _Beside:
 
     requests: list[Request]
     downloads: dict[str, str]
+    commands: list[Command] = field(default_factory=list)
 
 
 def lint(
@@ -134,6 +136,7 @@ def _all(
             if finding.rule == "moved-model":
                 taken.append((finding.start, finding.end))
             yield finding
+    yield from served_findings(beside.commands, beside.requests)
     yield from text_findings(text, taken)
     yield from _loose(document, asked)
 
@@ -160,11 +163,13 @@ def _command(
             command=number,
         )
         return
-    wanted = asked.version if asked.engine in (None, found.engine) else None
+    first = document.reading.found[0].engine
+    wanted = asked.version if found.engine == (asked.engine or first) else None
     release = release_of(found.engine, wanted, found.version, text)
     schema = schema_for(found.engine, release.version)
     gpus = found.gpus or (document.gpus.count if document.gpus else None)
     command = Command(found, schema, text, number, gpus, _passed_on(found, schema))
+    beside.commands.append(command)
     report.commands.append(_checked(found, found.engine, schema.version, text))
     yield from _release_findings(command, release)
     yield from flag_findings(command, parsed_by(command), release.source == "open")
@@ -175,7 +180,7 @@ def _command(
     reached = any(not one.local and one.port == port for one in beside.requests)
     yield from security_findings(command, reached)
     yield from speed_findings(command)
-    yield from command_findings(command, beside.requests)
+    yield from command_findings(command)
 
 
 def _passed_on(found: Found, schema: Schema) -> tuple[Schema, ...]:

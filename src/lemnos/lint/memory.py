@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from lemnos.errors import LemnosError
 from lemnos.lint.command import Command, rewritten
+from lemnos.lint.facts import facts_of
 from lemnos.lint.findings import Edit, Finding
-from lemnos.lint.modelling import Model, Ways, facts_of, ways_of
+from lemnos.lint.modelling import Model, Ways, ways_of
 
 if TYPE_CHECKING:
     from lemnos.spec.cluster import Cluster
@@ -40,6 +41,8 @@ def machine_findings(
         )
         return
     yield from _visible(command, ways)
+    if command.open_ended():
+        return  # further flags may change what fits
     if model is not None and model.known is not None and cluster is not None:
         yield from _memory(command, model, ways, cluster)
 

@@ -8,44 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import TYPE_CHECKING
 
 from lemnos.lint.command import Command, Use, inserted, removed, rewritten
-from lemnos.lint.data import families, known_models
+from lemnos.lint.data import families
+from lemnos.lint.facts import Facts, broken, facts_of, moved
 from lemnos.lint.findings import Edit, Finding
 from lemnos.lint.words import Word
-
-if TYPE_CHECKING:
-    from lemnos.spec.architecture import Architecture
-
-LAYOUT_RULES = (
-    "heads-divide",
-    "kv-heads-divide",
-    "widths-divide",
-    "expert-widths-divide",
-    "quantization-blocks",
-    "layers-cover-stages",
-)
-"""The planner's rules that hold whatever the machines are."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What lint asks of a model that lemnos knows: a row of ``models.json``.
-
-    ``tensor`` and ``tensor_expert``: how many ways it divides, without and with whole experts a
-    rank. ``method``: how its weights are stored, by the checkpoint's own word.
-    """
-
-    name: str
-    repository: str
-    architecture: str
-    context: int
-    moe: bool
-    method: str
-    tensor: tuple[int, ...]
-    tensor_expert: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +43,7 @@ class Ways:
 
 def model_of(command: Command, downloads: Mapping[str, str]) -> Model | None:
     """The command's model; ``downloads`` are the document's own: directory -> model."""
-    word = _model_word(command)
+    word = model_word(command)
     if word is None or not word.known or not word.text:
         return None
     text = downloads.get(word.text.rstrip("/"), word.text)
@@ -84,16 +52,10 @@ def model_of(command: Command, downloads: Mapping[str, str]) -> Model | None:
     return Model(word, name, None if local else facts_of(name))
 
 
-def moved(text: str) -> tuple[str, str]:
-    """(where the model is published now, why); empty where it did not move."""
-    for row in families()["moved"]:
-        if text.startswith(row["from"]):
-            return row["to"] + text[len(row["from"]) :], row["why"]
-    return "", ""
-
-
 def ways_of(command: Command) -> Ways | None:
     """The layout; None where a part of it is not known before it runs."""
+    if command.open_ended() and not command.use("--tensor-parallel-size", "--tp-size"):
+        return None
     sizes = []
     for names in (
         ("--tensor-parallel-size", "--tp-size"),
@@ -128,51 +90,8 @@ def model_findings(command: Command, model: Model | None) -> Iterator[Finding]:
     yield from _remote_code(command, model.known)
 
 
-def facts_of(name: str) -> Facts | None:
-    """A known model by name, alias or repository, whatever the case."""
-    low = name.lower()
-    for own, row in known_models().items():
-        if low in row["names"]:
-            rest = {key: row[key] for key in ("repository", "architecture", "method")}
-            return Facts(
-                own,
-                **rest,
-                context=row["context"],
-                moe=row["moe"],
-                tensor=tuple(row["tensor"]),
-                tensor_expert=tuple(row["tensor_expert"]),
-            )
-    return None
-
-
-@cache
-def broken(
-    name: str, tensor: int, pipeline: int, data: int, expert: bool
-) -> tuple[tuple[str, str], ...]:
-    """(rule, sentence) of the planner's rules that a layout breaks whatever the machines are."""
-    from lemnos.planning.layouts import RULES, Site
-    from lemnos.spec.cluster import GpuKind
-    from lemnos.spec.layout import Layout
-
-    architecture = _architecture(name)
-    gpu = GpuKind(name="any", memory_gib=1, bandwidth_gb_s=1, tflops={}, source="none")
-    site = Site(gpu, 1, tensor * pipeline * data, 1.0, 1.0, None, None, True)
-    layout = Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
-    rules = [rule for rule in RULES if rule.name in LAYOUT_RULES]
-    said = ((rule.name, rule.check(architecture, layout, site)) for rule in rules)
-    return tuple((rule, sentence) for rule, sentence in said if sentence)
-
-
-@cache
-def _architecture(name: str) -> Architecture:
-    from lemnos.models.known import known_architecture, known_named
-
-    known = known_named(name)
-    assert known is not None
-    return known_architecture(known)
-
-
-def _model_word(command: Command) -> Word | None:
+def model_word(command: Command) -> Word | None:
+    """The word that names the model, whichever way the engine is told."""
     names = ("--model", "--model-path", "--model-tag")
     use = command.use(*names)
     if use and use.value:

@@ -376,3 +376,35 @@ def test_codes_are_one_each() -> None:
     codes = [rule.code for rule in RULES.values()]
     assert len(set(codes)) == len(codes)
     assert all(rule.about.endswith(".") for rule in RULES.values())
+
+
+def test_what_a_branch_may_add_leaves_the_rest_known() -> None:
+    text = (
+        "A=(-tp 7 --host ::1)\nif x; then A+=(--swap-space 4); fi\n"
+        'vllm serve zai-org/GLM-4.6 "${A[@]}"\n'
+    )
+    assert rules(text) == ["layout"]
+
+
+def test_one_of_two_commands_on_a_port_is_enough() -> None:
+    ask = ASK.format(8001, "a")
+    text = f"{SERVE} --served-model-name a\n{SERVE}\n{ask}"
+    assert rules(text) == []
+    assert rules(f"{SERVE} $MORE\n{SERVE}\n{ask}") == []
+    assert rules(f"{SERVE}\n{SERVE}\n{ask}") == ["served-name", "served-name"]
+
+
+def test_a_release_is_the_first_engines_where_no_engine_is_named() -> None:
+    text = "vllm serve m --host ::1\npython -m sglang.launch_server --model-path m"
+    assert [
+        one.rule for one in lint(text, "", "command", Asked(version=V)).findings
+    ] == ["version-assumed"]
+    found = lint(text, "", "command", Asked("sglang", "0.5.6")).findings
+    assert [one.rule for one in found] == ["version-assumed"]
+    assert "vllm" in found[0].what
+
+
+def test_what_further_flags_may_change_is_not_planned() -> None:
+    assert rules(AIR + "$MORE", cluster="1xH100") == []
+    assert rules(AIR + "-tp 2 $MORE", cluster="2xH100") == []
+    assert rules(AIR + "-tp 7 $MORE") == ["layout"]
