@@ -220,12 +220,13 @@ def choose_build(
     if complaint:
         return _refusal(request, target, data, complaint)
     version = choose_python(row.python, python, target.pythons)
-    if version is None and (python or not fetches_python):
+    absent = version not in target.pythons and not fetches_python
+    if absent or (version is None and python):
         return Refusal(
-            what=_python_complaint(request, row, target, python),
+            what=_python_complaint(request, row, target, None if absent else python),
             where=target.name,
-            fix=f"install a Python {row.python} there"
-            if not python or not fetches_python
+            fix=f"install Python {python or row.python} there"
+            if absent
             else f"leave --python out, or give one of {row.python}",
             image=image_for(request, target, data),
         )

@@ -42,6 +42,7 @@ from lemnos.transport.ssh import Ssh
 MANIFEST = "manifest.json"
 OURS = ("wheels", "models", "uv")
 CHUNK = 1 << 20
+DAY_S = 24 * 3600
 
 
 def bundle_engine(
@@ -109,7 +110,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 @contextlib.contextmanager
 def joined(directory: Path, note: Say) -> Iterator[Path]:
-    """A directory with the bundle's wheels, whole and checked, while the body runs.
+    """A directory with the bundle's ``wheels`` and ``uv``, whole and checked, while the body runs.
 
     Raises LemnosError that names the part which is missing or of the wrong content.
     """
@@ -118,11 +119,19 @@ def joined(directory: Path, note: Say) -> Iterator[Path]:
     check_parts(directory, manifest)
     root = Path(machine.engines_dir())
     root.mkdir(parents=True, exist_ok=True)
+    _sweep(root)
     with tempfile.TemporaryDirectory(dir=root, prefix=".wheels.") as scratch:
         for file in manifest.files:
-            if file.path.startswith("wheels/"):
-                join(directory, file, Path(scratch) / Path(file.path).name)
+            if not file.path.startswith("models/"):
+                join(directory, file, _inside(Path(scratch), file.path))
         yield Path(scratch)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what installations that were killed left a day ago."""
+    for left in root.glob(".wheels.*"):
+        if time.time() - left.stat().st_mtime > DAY_S:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def check_parts(directory: Path, manifest: Manifest) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from packaging.version import Version
+
+from lemnos.engines.environments.builds import Target
 from lemnos.errors import UsageError
 from lemnos.spec.base import Value
 
@@ -44,6 +47,17 @@ class Manifest(Value):
     model: str | None = None
     """Its directory below the store's, if one is brought."""
     created: float
+
+
+def unfit(manifest: Manifest, target: Target) -> str | None:
+    """Why a bundle's wheels are not for a machine; None: they are."""
+    if manifest.architecture != target.architecture:
+        return f"the bundle is for {manifest.architecture}, this machine is {target.architecture}"
+    if target.glibc and Version(target.glibc) < Version(manifest.glibc):
+        return (
+            f"the bundle needs glibc {manifest.glibc}, this machine has {target.glibc}"
+        )
+    return None
 
 
 def size_of(text: str) -> int:

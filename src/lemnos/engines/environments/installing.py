@@ -18,7 +18,7 @@ from lemnos.engines.environments.builds import (
     known_builds,
     request_named,
 )
-from lemnos.engines.environments.bundling import Manifest
+from lemnos.engines.environments.bundling import Manifest, unfit
 from lemnos.engines.environments.places import Environment
 from lemnos.engines.environments.shipping import install_there
 from lemnos.engines.environments.targets import Machine
@@ -72,17 +72,16 @@ def install_engine(
             return [Installed(environment=done, machine=done.host, already=True)]
     machines = _machines(hosts, ssh_config, note)
     groups = targets.alike(machines) if hosts else [machines]
-    builds = [
-        _build(request, group[0], python, fetches=opened is None) for group in groups
-    ]
+    builds = [_build(request, group[0], python, opened) for group in groups]
     results = []
     with contextlib.ExitStack() as stack:
-        wheels = stack.enter_context(bundle.joined(source, note)) if source else None
+        brought = stack.enter_context(bundle.joined(source, note)) if source else None
         for group, build in zip(groups, builds, strict=True):
             found = group[0]
-            with _wheels_on(found, wheels, note) as there:
+            with _wheels_on(found, brought, note) as there:
                 order = order_of(build, found, there, opened, python)
-                order["uv"] = targets.uv_on(found, note)
+                own_uv = brought / "uv" if brought else None
+                order["uv"] = targets.uv_on(found, note, own_uv)
                 done_there = _install(order, found, note)
             results.append(_installed(done_there, build, group))
     if opened and opened.model and source:
@@ -224,21 +223,34 @@ def _machines(
 
 
 def _build(
-    request: Request, found: Machine, python: str | None, *, fetches: bool
+    request: Request, found: Machine, python: str | None, opened: Manifest | None
 ) -> Build:
-    build = choose_build(request, found.target, python=python, fetches_python=fetches)
+    if opened and (why := unfit(opened, found.target)):
+        raise LemnosError(
+            why,
+            where=found.target.name,
+            fix="write another: lemnos engines bundle --platform ... --glibc ...",
+        )
+    without_index = opened is not None
+    build = choose_build(
+        request, found.target, python=python, fetches_python=not without_index
+    )
     if isinstance(build, Refusal):
         raise build.error()
     return build
 
 
 @contextlib.contextmanager
-def _wheels_on(found: Machine, wheels: Path | None, note: Say) -> Iterator[str | None]:
+def _wheels_on(found: Machine, brought: Path | None, note: Say) -> Iterator[str | None]:
     """The bundle's wheels on a machine while the body runs; None where there is no bundle."""
-    if wheels is None or found.ssh is None:
-        yield str(wheels) if wheels else None
+    if brought is None:
+        yield None
         return
-    there = f"{found.root}/.wheels.{wheels.name}"
+    wheels = brought / "wheels"
+    if found.ssh is None:
+        yield str(wheels)
+        return
+    there = f"{found.root}/{brought.name}"
     note(f"{found.target.name}: copying the wheels")
     try:
         targets.send_directory(found.ssh, wheels, there)

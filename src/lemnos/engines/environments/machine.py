@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -83,7 +84,18 @@ def pythons() -> List[str]:
         len(names)
     ) as pool:  # a name may be a slow shim for nothing
         said = list(pool.map(lambda name: ask([name, "-c", code]), names))
+    said += managed_pythons()
     return [v for place, v in enumerate(said) if v and v not in said[:place]]
+
+
+def managed_pythons() -> List[str]:
+    """Versions of the Pythons that uv has fetched, the newest first."""
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    where = os.environ.get("UV_PYTHON_INSTALL_DIR") or os.path.join(data, "uv/python")
+    names = os.listdir(where) if os.path.isdir(where) else []
+    found = [re.match(r"cpython-(\d+)\.(\d+)\.(\d+)-linux-", name) for name in names]
+    versions = sorted({tuple(map(int, f.groups())) for f in found if f}, reverse=True)
+    return [".".join(map(str, version)) for version in versions]
 
 
 def uvs(root: str) -> List[List[str]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -106,9 +104,7 @@ def remove(environment: Environment, users: Collection[str] = ()) -> None:
             fix="stop it first",
         )
     with leases.lease(home.with_name(home.name + ".lease"), what="removing it"):
-        gone = home.with_name(f".{home.name}.removed.{os.getpid()}")
-        home.rename(gone)
-        shutil.rmtree(gone)
+        work.clear(home)
 
 
 def running_from(home: Path) -> list[int]:

@@ -89,8 +89,9 @@ def uv_here() -> str:
     return find_uv_bin()
 
 
-def uv_on(found: Machine, say: Say) -> str:
-    """uv on a machine: its own if that is new enough, else a copy of ours. Raises LemnosError."""
+def uv_on(found: Machine, say: Say, bundled: Path | None = None) -> str:
+    """uv on a machine: its own if that is new enough, else a copy of the ``bundled`` one or of
+    ours. Raises LemnosError."""
     if found.ssh is None:
         return uv_here()
     for version, path in found.uvs:
@@ -101,9 +102,8 @@ def uv_on(found: Machine, say: Say) -> str:
     target = f"{base}/tools/uv-{version}-{found.target.architecture}"
     say(f"{found.target.name}: copying uv {version} to {target}")
     with tempfile.TemporaryDirectory() as work:
-        send(
-            found.ssh, uv_for(found.target.architecture, Path(work)), target, mode="755"
-        )
+        uv = bundled or uv_for(found.target.architecture, Path(work))
+        send(found.ssh, uv, target, mode="755")
     return target
 
 

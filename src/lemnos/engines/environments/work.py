@@ -57,13 +57,13 @@ def install(order: Order, say: Say) -> dict[str, Any]:
         if found is not None:
             return {**_same(found, order, home), "already": True}
         partial = root / f".{order['name']}.partial"
-        _remove(partial)
+        clear(partial)
         try:
             marker = _build(order, partial, home, say)
-            _remove(home)  # what has no marker is no environment
+            clear(home)  # what has no marker is no environment
             os.rename(partial, home)
         except BaseException:
-            _remove(partial)
+            clear(partial)
             raise
     return {**marker, "already": False}
 
@@ -331,13 +331,13 @@ def _bytes_below(directory: Path) -> int:
     return total
 
 
-def _remove(directory: Path) -> None:
+def clear(directory: Path) -> None:
     """Remove a directory, seen by no one half-removed under its own name."""
-    if not directory.exists():
-        return
-    gone = directory.with_name(f".{directory.name.strip('.')}.removed.{os.getpid()}")
-    os.rename(directory, gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    gone = directory.with_name(f".{directory.name.strip('.')}.removed")
+    shutil.rmtree(gone, ignore_errors=True)  # of one that was killed meanwhile
+    if directory.exists():
+        os.rename(directory, gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def main(order: Order) -> None:

@@ -130,6 +130,11 @@ def test_python() -> None:
     )
     assert isinstance(found, Refusal)
     assert "this machine has 3.9.2" in found.what
+    found = choose_build(
+        request_named("vllm==0.26.0"), H200, python="3.11", fetches_python=False
+    )
+    assert isinstance(found, Refusal)
+    assert found.fix == "install Python 3.11 there"
 
 
 def test_which_python() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lemnos.engines.environments import bundling, installing, sharing, work
+from lemnos.engines.environments.builds import Target
 from lemnos.engines.environments.bundling import cuts, part_name, pip_platforms
 from lemnos.engines.flags import schema_for
 from lemnos.errors import UsageError
@@ -104,6 +105,28 @@ def test_names_and_sizes_of_parts() -> None:
     for wrong in ("", "2T", "-1G", "12", "G"):
         with pytest.raises(UsageError, match="no size of a part"):
             bundling.size_of(wrong)
+
+
+def test_a_bundle_for_another_machine() -> None:
+    manifest = bundling.Manifest(
+        request="vllm==0.26.0",
+        architecture="aarch64",
+        glibc="2.34",
+        python="3.12",
+        packages=(),
+        files=(),
+        created=0.0,
+    )
+    machine = Target(name="n", architecture="aarch64", glibc="2.35")
+    assert bundling.unfit(manifest, machine) is None
+    old = machine.model_copy(update={"glibc": "2.28"})
+    assert "needs glibc 2.34, this machine has 2.28" in str(
+        bundling.unfit(manifest, old)
+    )
+    other = machine.model_copy(update={"architecture": "x86_64"})
+    assert "is for aarch64, this machine is x86_64" in str(
+        bundling.unfit(manifest, other)
+    )
 
 
 def test_platforms() -> None:
