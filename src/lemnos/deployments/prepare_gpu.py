@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import shlex
+from pathlib import Path
 
+from lemnos import paths
 from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware.catalogue import gpu_kind
 from lemnos.models.describe import describe
+from lemnos.models.overlay import describe_overlays, directory_name, planned_changes
 from lemnos.models.pull import at_hand, resolve
 from lemnos.spec.deployment import DeploymentSpec, ModelSpec, name_from
 from lemnos.spec.facts import LocalModel
 from lemnos.spec.place import INNER_PORTS, Place
 from lemnos.spec.plan import Plan
 from lemnos.spec.proposal import Proposal
+from lemnos.spec.quirks import Quirks
 
 GPU_ENGINES = ("vllm", "sglang", "dynamo")
 
@@ -41,6 +45,8 @@ def plan_on_gpus(spec: DeploymentSpec) -> Plan:
     version = spec.engine_version or proposal.engine_version
     described = describe(spec.model.source, trust_headers=True)[0]
     backend = engine if engine != "dynamo" else f"dynamo.{proposal.engine}"
+    quirks = quirks_for(backend, version, model.name, described.architecture)
+    model, overlaid = _overlaid(model, quirks)
     return Plan(
         name=spec.name or name_from(spec.model.served_name or model.name),
         spec=spec,
@@ -50,8 +56,36 @@ def plan_on_gpus(spec: DeploymentSpec) -> Plan:
         program=_program(engine, version),
         layout=proposal.layout,
         proposal=proposal,
-        quirks=quirks_for(backend, version, model.name, described.architecture),
-        reasons=proposal.reasons,
+        quirks=quirks,
+        reasons=(*proposal.reasons, *overlaid, *_known_issues(quirks)),
+    )
+
+
+def _overlaid(model: LocalModel, quirks: Quirks) -> tuple[LocalModel, tuple[str, ...]]:
+    """The model as the engine is given it, and what is different there; nothing is made yet.
+
+    A hub's model that is not here is told about, and changed once it is.
+    """
+    if not model.path.startswith("/"):
+        later = "once the model is here, in a copy of the file"
+        return model, tuple(
+            f"{each.file} gets what it lacks of {each.missing} {later} ({each.name}): {each.why}"
+            for each in quirks.overlays
+        )
+    directory, into = Path(model.path), paths.cache_dir() / "overlays"
+    changes = planned_changes(directory, quirks.overlays)
+    if not changes:
+        return model, ()
+    path = into / directory_name(directory, changes)
+    return model.model_copy(update={"path": str(path)}), describe_overlays(
+        changes, into
+    )
+
+
+def _known_issues(quirks: Quirks) -> tuple[str, ...]:
+    return tuple(
+        f"known issue {each.name}: '{each.symptom}'; {each.fix}"
+        for each in quirks.issues
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from lemnos.errors import LemnosError, UsageError
 from lemnos.spec.deployment import DeploymentSpec
 from lemnos.spec.place import Place
 from lemnos.spec.plan import Plan
+from tests.tiny_glm import make_tiny_glm
 
 
 def planned(model: str, cluster: str, engine: str = "vllm", **asked: Any) -> Plan:
@@ -80,3 +82,32 @@ def test_a_gguf_is_not_for_gpu_engines() -> None:
     )
     with pytest.raises(LemnosError, match="GPU engines serve"):
         plan_on_gpus(wrong)
+
+
+def seed_003(source: str) -> Plan:
+    """GLM-4.7-NVFP4 on the container of seed 003."""
+    asked: dict[str, Any] = {"engine": "sglang", "tensor": 4}
+    spec = lemnos.planned_spec(lemnos.propose("glm-4.7-nvfp4", "4xGB200", **asked))
+    model = spec.model.model_copy(update={"source": source})
+    keys = {"engine": "dynamo", "engine_version": "0.8.1", "model": model}
+    return plan_on_gpus(spec.model_copy(update=keys))
+
+
+def test_a_file_that_lacks_a_key_is_overlaid_and_told(tmp_path: Path) -> None:
+    model = make_tiny_glm(tmp_path / "GLM-4.7-NVFP4")
+    plan = seed_003(str(model))
+    assert Path(plan.model.path).parent.name == "overlays"
+    assert any("bos_token_id: 151329" in reason for reason in plan.reasons)
+    assert "bos_token_id" not in (model / "generation_config.json").read_text()
+    assert not Path(plan.model.path).exists()  # a dry run makes nothing
+
+
+def test_a_hubs_model_is_overlaid_once_it_is_here() -> None:
+    plan = seed_003("nvidia/GLM-4.7-NVFP4")
+    assert plan.model.path == "nvidia/GLM-4.7-NVFP4"
+    assert any("once the model is here" in reason for reason in plan.reasons)
+
+
+def test_known_issues_of_the_version_are_told() -> None:
+    reasons = " ".join(seed_003("nvidia/GLM-4.7-NVFP4").reasons)
+    assert "known issue" in reasons and "padding" in reasons
