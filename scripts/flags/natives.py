@@ -106,6 +106,7 @@ def make(
     ]
     names["__module__"] = scope.module.name
     names["__nullable__"] = nullable(node)
+    names["__closed__"] = any("'forbid'" in ast.unparse(d) for d in node.decorator_list)
     if any(name in RECORDS for name in decorators):
         names["__record__"] = True
     if "__init__" not in names and names["__annotations__"]:

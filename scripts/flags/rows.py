@@ -195,7 +195,8 @@ def configs(added: list[Added]) -> dict[str, dict[str, str]]:
         cls = waiting.pop()
         if cls.__name__ in found:
             continue
-        found[cls.__name__] = {}
+        # "!" says that this class takes no other keys, whatever the release's others do.
+        found[cls.__name__] = {"!": ""} if vars(cls).get("__closed__") else {}
         for field in fields(cls):
             if "InitVar" in repr(field.type) or not _given(field):
                 continue

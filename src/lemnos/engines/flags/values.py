@@ -231,7 +231,7 @@ def _check_fields(schema: Schema, name: str, value: Any, where: str) -> None:
     for key, inner in value.items():
         if key in known:
             _check(schema, known[key], inner, f"{where}.{key}")
-        elif "closed-configs" in schema.rules:
+        elif "closed-configs" in schema.rules or "!" in known:
             raise ValueError(f"{where} has no '{key}'")
 
 

@@ -320,3 +320,9 @@ def test_a_names_unique_beginning_means_the_same(
         parse(VLLM, ["m", short, *values]).values
         == parse(VLLM, ["m", name, *values]).values
     )
+
+
+def test_a_class_may_be_closed_before_all_were() -> None:
+    line = ["m", "--compilation-config.no_such_key=1"]
+    assert codes(parse(schema_for("vllm", "0.13.0"), line)) != []
+    assert codes(parse(schema_for("vllm", "0.9.1"), line)) == []
