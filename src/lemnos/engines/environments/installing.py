@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from lemnos.engines.environments.builds import (
 )
 from lemnos.engines.environments.bundling import Manifest, unfit
 from lemnos.engines.environments.places import Environment
-from lemnos.engines.environments.shipping import install_there
+from lemnos.engines.environments.shipping import Shipping
 from lemnos.engines.environments.targets import Machine
 from lemnos.engines.environments.work import Order, Say
 from lemnos.errors import LemnosError, UsageError
+from lemnos.hardware import probe
 from lemnos.spec.base import Value
 
 
@@ -73,17 +75,20 @@ def install_engine(
     machines = _machines(hosts, ssh_config, note)
     groups = targets.alike(machines) if hosts else [machines]
     builds = [_build(request, group[0], python, opened) for group in groups]
-    results = []
     with contextlib.ExitStack() as stack:
         brought = stack.enter_context(bundle.joined(source, note)) if source else None
-        for group, build in zip(groups, builds, strict=True):
+
+        def install(
+            group: Sequence[Machine], build: Build, shipping: Shipping
+        ) -> Installed:
             found = group[0]
-            with _wheels_on(found, brought, note) as there:
-                order = order_of(build, found, there, opened, python)
+            with _wheels_on(found, brought, note) as wheels:
+                order = order_of(build, found, wheels, opened, python)
                 own_uv = brought / "uv" if brought else None
                 order["uv"] = targets.uv_on(found, note, own_uv)
-                done_there = _install(order, found, note)
-            results.append(_installed(done_there, build, group))
+                return _installed(_install(order, found, shipping, note), build, group)
+
+        results = _on_each(groups, builds, install)
     if opened and opened.model and source:
         bundle.install_model(source, opened, [m.ssh for m in machines if m.ssh], note)
     return results
@@ -216,10 +221,8 @@ def _machines(
 ) -> list[Machine]:
     if hosts is None:
         return [targets.here()]
-    from lemnos.hardware.probe import hosts_named
-
     text = hosts if isinstance(hosts, str) else ",".join(hosts)
-    return targets.there(hosts_named(text, config), note)
+    return targets.there(probe.hosts_named(text, config), note)
 
 
 def _build(
@@ -260,11 +263,36 @@ def _wheels_on(found: Machine, brought: Path | None, note: Say) -> Iterator[str 
             found.ssh.run("rm", "-rf", there)
 
 
-def _install(order: Order, found: Machine, note: Say) -> dict[str, Any]:
+def _on_each(
+    groups: list[list[Machine]],
+    builds: list[Build],
+    install: Callable[[Sequence[Machine], Build, Shipping], Installed],
+) -> list[Installed]:
+    """``install`` for every group, hosts some at a time. All are tried before one's error is raised."""
+    shipping = Shipping()
+    if groups[0][0].ssh is None:
+        return [install(groups[0], builds[0], shipping)]
+    with ThreadPoolExecutor(probe.AT_ONCE) as pool:
+        try:
+            running = [
+                pool.submit(install, group, build, shipping)
+                for group, build in zip(groups, builds, strict=True)
+            ]
+            wait(running)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            shipping.end()
+            raise
+    return [each.result() for each in running]
+
+
+def _install(
+    order: Order, found: Machine, shipping: Shipping, note: Say
+) -> dict[str, Any]:
     if found.ssh is None:
         return work.install(order, note)
     python = targets.python_on(found, order["uv"], order["python"])
-    return install_there(found.ssh, python, order, note)
+    return shipping.install(found.ssh, python, order, note)
 
 
 def _installed(

@@ -7,6 +7,7 @@ back a line each.
 # ruff: noqa: UP006, UP035, UP036, UP045
 
 import contextlib
+import glob
 import json
 import os
 import platform
@@ -14,11 +15,13 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Optional
 
 MARK = "lemnos-answer "
 ASK_S = 10.0
+DAY_S = 24 * 3600
 
 
 def facts() -> Dict[str, Any]:
@@ -128,12 +131,22 @@ def ask(words: List[str]) -> str:
     return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
 
 
-def leave(token: str) -> None:
-    """Leave a file by which other machines see whether they share this directory."""
+def leave(token: str) -> str:
+    """Leave a file by which other machines see whether they share this directory.
+
+    Gives why that cannot be; nothing where it was done. Such files of yesterday go.
+    """
     root = engines_dir()
-    os.makedirs(root, exist_ok=True)
-    with open(os.path.join(root, token), "w"):
-        pass
+    try:
+        os.makedirs(root, exist_ok=True)
+        with open(os.path.join(root, token), "w"):
+            pass
+        for old in glob.glob(os.path.join(root, ".host.*")):
+            if os.path.getmtime(old) < time.time() - DAY_S:
+                take_away(os.path.basename(old))
+    except OSError as error:
+        return f"cannot write in {root} ({error.strerror})"
+    return ""
 
 
 def seen(tokens: List[str]) -> List[str]:
@@ -159,7 +172,7 @@ def main() -> None:
         if do == "facts":
             answer = facts()
         elif do == "leave":
-            leave(request["token"])
+            answer = leave(request["token"])
         elif do == "seen":
             answer = seen(request["tokens"])
         elif do == "take away":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import subprocess
 from importlib import resources
 from typing import Any
 
@@ -37,40 +38,67 @@ module.main(asked["order"])
 ANSWER = "lemnos-answer "
 
 
-def install_there(host: Ssh, python: str, order: Order, say: Say) -> dict[str, Any]:
-    """As ``work.install``, on ``host``. Ends there when this process does. Raises LemnosError."""
-    package = resources.files("lemnos")
-    modules = [(name, package.joinpath(path).read_text()) for name, path in MODULES]
-    asked = json.dumps({"modules": modules, "order": order}).encode()
-    process = host.start(
-        f"exec {shlex.join([python, '-I', '-c', _LOADER])} {len(asked)}"
-    )
+class Shipping:
+    """Installations on other hosts. Used by several threads; ``end`` by whoever is interrupted."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
+
+    def install(self, host: Ssh, python: str, order: Order, say: Say) -> dict[str, Any]:
+        """As ``work.install``, on ``host``. Ends there when this process does. Raises LemnosError."""
+        package = resources.files("lemnos")
+        modules = [(name, package.joinpath(path).read_text()) for name, path in MODULES]
+        asked = json.dumps({"modules": modules, "order": order}).encode()
+        if self._ended:
+            raise LemnosError("interrupted", where=host.host)
+        words = shlex.join([python, "-I", "-c", _LOADER])
+        process = host.start(f"exec {words} {len(asked)}")
+        self._running.add(process)
+        try:
+            return _answer(process, host, asked, say)
+        finally:
+            self._running.discard(process)
+            _close(process)
+
+    def end(self) -> None:
+        """Close every installation's input: it removes what it made, and ends."""
+        self._ended = True
+        for process in list(self._running):
+            assert process.stdin
+            with contextlib.suppress(OSError, ValueError):
+                process.stdin.close()
+
+
+def _answer(
+    process: subprocess.Popen[bytes], host: Ssh, asked: bytes, say: Say
+) -> dict[str, Any]:
     assert process.stdin and process.stdout and process.stderr
-    try:
+    with contextlib.suppress(BrokenPipeError):  # what follows says why
         process.stdin.write(asked)
         process.stdin.flush()
-        for line in process.stdout:
-            if not line.startswith(ANSWER.encode()):
-                continue
-            answer = json.loads(line[len(ANSWER) :])
-            if "note" in answer:
-                say(f"{host.host}: {answer['note']}")
-            elif "error" in answer:
-                raise _told(answer["error"], host)
-            else:
-                done: dict[str, Any] = answer["done"]
-                return done
-        words = process.stderr.read().decode(errors="replace")
-        raise host.problem(process.wait(), words)
-    except BrokenPipeError:
-        words = process.stderr.read().decode(errors="replace")
-        raise host.problem(process.wait(), words) from None
-    finally:
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        process.wait()
-        process.stdout.close()
-        process.stderr.close()
+    for line in process.stdout:
+        if not line.startswith(ANSWER.encode()):
+            continue
+        answer = json.loads(line[len(ANSWER) :])
+        if "note" in answer:
+            say(f"{host.host}: {answer['note']}")
+        elif "error" in answer:
+            raise _told(answer["error"], host)
+        else:
+            done: dict[str, Any] = answer["done"]
+            return done
+    words = process.stderr.read().decode(errors="replace")
+    raise host.problem(process.wait(), words)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin and process.stdout and process.stderr
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    process.wait()
+    process.stdout.close()
+    process.stderr.close()
 
 
 def _told(error: dict[str, str], host: Ssh) -> LemnosError:

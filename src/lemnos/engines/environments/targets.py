@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import secrets
 import shlex
@@ -62,22 +63,32 @@ def there(hosts: Sequence[Ssh], say: Say) -> list[Machine]:
 
 
 def alike(machines: Sequence[Machine]) -> list[list[Machine]]:
-    """Hosts in lists of those that share their environments; each is asked what it sees."""
+    """Hosts in lists of those that share their environments; each is asked what it sees.
+
+    Raises LemnosError for one that cannot write there.
+    """
     tokens = {m.target.name: f".host.{secrets.token_hex(8)}" for m in machines}
     names = {token: name for name, token in tokens.items()}
-    scripts = [_Script(m) for m in machines]
-    try:
-        for script, name in zip(scripts, tokens, strict=True):
-            script.ask("leave", token=tokens[name])
-        seen = {
-            name: [names[t] for t in script.ask("seen", tokens=list(names))]
-            for script, name in zip(scripts, tokens, strict=True)
-        }
-        for script, name in zip(scripts, tokens, strict=True):
-            script.ask("take away", token=tokens[name])
-    finally:
-        for script in scripts:
-            script.close()
+    with ThreadPoolExecutor(probe.AT_ONCE) as pool:
+        scripts = dict(zip(tokens, pool.map(_Script, machines), strict=True))
+        try:
+            for name, why in pool.map(
+                lambda n: (n, scripts[n].ask("leave", token=tokens[n])), tokens
+            ):
+                if why:
+                    fix = "set LEMNOS_ENGINES there to a directory of yours"
+                    raise LemnosError(why, where=name, fix=fix)
+            answers = pool.map(
+                lambda s: s.ask("seen", tokens=list(names)), scripts.values()
+            )
+            seen = {
+                n: [names[t] for t in a] for n, a in zip(tokens, answers, strict=True)
+            }
+        finally:
+            for name, script in scripts.items():
+                with contextlib.suppress(LemnosError):
+                    script.ask("take away", token=tokens[name])
+                script.close()
     by_name = {m.target.name: m for m in machines}
     return [[by_name[name] for name in group] for group in sharing.groups(seen)]
 
