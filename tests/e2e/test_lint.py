@@ -98,3 +98,13 @@ def test_lint_that_is_asked_wrongly_is_exit_2(tmp_path: Path) -> None:
 def test_an_engine_that_lint_does_not_know_is_said() -> None:
     done = lemnos("lint", "llama-server", "-m", "x.gguf")
     assert "llama.cpp" in done.stdout and "nothing was checked" in done.stdout
+
+
+def test_help_names_every_option_and_leaves_the_engines_help_alone() -> None:
+    text = lemnos("lint", "--help").stdout
+    assert all(f"--{name}" in text for name in ("engine-version", "fix", "sarif"))
+    assert "lint" in lemnos("--help").stdout
+    done = lemnos("lint", "--", "vllm", "serve", "m", "--help", "--host", "::1")
+    assert "1 engine command" in done.stdout
+    assert "needs a value" in failing("lint", "vllm", "serve", "m", "--engine")
+    assert "nothing to lint" in failing("lint", "--json")

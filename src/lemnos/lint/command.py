@@ -212,6 +212,8 @@ def inserted(command: Command, new: Sequence[str]) -> tuple[Edit, ...]:
         between = _between(command)
     joint = between or " "
     line = " ".join(quoted(word) for word in new)
+    if command.found.around and line != " ".join(new):
+        return ()  # perhaps inside a shell's own quotes
     return (Edit(last.end, last.end, joint + line),)
 
 
