@@ -12,7 +12,6 @@ from lemnos.lint.rules import RULES
 
 _COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[33m", "note": "\x1b[36m"}
 _SARIF = "https://json.schemastore.org/sarif-2.1.0.json"
-_DOCS = "https://github.com/lemnos/lemnos/blob/main/docs/lint.md"
 
 
 def as_text(report: Report, colour: bool = False) -> str:
@@ -138,7 +137,6 @@ def _rule(name: str) -> dict[str, Any]:
         "id": rule.code,
         "name": rule.name,
         "shortDescription": {"text": rule.about},
-        "helpUri": _DOCS,
         "defaultConfiguration": {"level": rule.severity},
     }
 
