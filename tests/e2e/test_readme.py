@@ -48,7 +48,10 @@ def test_the_spec_in_the_readme_is_one(tmp_path: Path) -> None:
     (text,) = blocks("yaml")
     (tmp_path / "deployment.yaml").write_text(text)
     plan = report("up", str(tmp_path / "deployment.yaml"), "--dry-run")["plan"]
-    assert (plan["name"], plan["embedded"]["settings"]["context"]) == ("assistant", 4096)
+    assert (plan["name"], plan["embedded"]["settings"]["context"]) == (
+        "assistant",
+        4096,
+    )
 
 
 @pytest.mark.parametrize(
