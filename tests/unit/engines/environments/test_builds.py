@@ -148,7 +148,7 @@ def test_which_python() -> None:
 
 def test_the_disk_comes_last() -> None:
     told = refusal("vllm==0.26.0", free_gib=3.0)
-    assert told.what == "vllm==0.26.0 needs 16 GiB, 3.0 GiB are free"
+    assert told.what == "vllm==0.26.0 needs 12 GiB, 3.0 GiB are free"
     assert "LEMNOS_ENGINES" in told.fix and str(told.error()).startswith("n1: ")
     assert build("vllm==0.26.0", free_gib=None)
 
