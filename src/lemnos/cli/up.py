@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import time
+import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -117,12 +117,14 @@ def _stay(name: str) -> None:
     """Wait until the deployment is over or somebody interrupts, and take it down."""
     import lemnos
 
+    # A flag, not an exception: one raised within a destructor or a callback would be lost.
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: asked.set())
     err().print("Ctrl-C takes it down.", style="dim")
-    try:
-        while any(s.name == name and not s.phase.over for s in lemnos.status()):
-            time.sleep(0.5)
-    except KeyboardInterrupt:
-        pass
+    while any(s.name == name and not s.phase.over for s in lemnos.status()):
+        if asked.wait(0.5):
+            break
     if any(status.name == name for status in lemnos.status()):
         lemnos.down(name)
 

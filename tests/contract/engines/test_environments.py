@@ -214,7 +214,8 @@ def test_a_bundle_is_carried_and_installed_without_an_index(
     path.write_bytes(whole)
     (found,) = report("install", "--from", str(to))["installed"]
     assert not found["already"]
-    assert left() == ["tiny-1.0"]
+    (found,) = report("install", "--from", str(to))["installed"]
+    assert found["already"] and left() == ["tiny-1.0"]
     assert (
         "the bundle holds tiny==1.0"
         in run("install", "tiny==2.0", "--from", str(to), code=2).stderr

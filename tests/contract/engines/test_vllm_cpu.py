@@ -73,6 +73,8 @@ class Server:
             headers={"Authorization": f"Bearer {KEY}"},
             timeout=120,
             trust_env=False,
+            # vLLM ends a connection that was idle for 5 s; a request sent in that moment is reset.
+            limits=httpx2.Limits(max_keepalive_connections=0),
         )
 
     @property

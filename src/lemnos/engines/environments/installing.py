@@ -67,11 +67,10 @@ def install_engine(
     """
     opened = bundle.read_manifest(source) if source else None
     request = _requested(engine, opened)
-    if opened:
-        python = python or opened.python
-    if hosts is None and opened is None and not python:
-        if done := places.installed(request.engine, request.version, request.variant):
-            return [Installed(environment=done, machine=done.host, already=True)]
+    done = places.installed(request.engine, request.version, request.variant)
+    if done and hosts is None and not python and _brings_nothing_new(opened, done):
+        return [Installed(environment=done, machine=done.host, already=True)]
+    python = python or (opened.python if opened else None)
     machines = _machines(hosts, ssh_config, note)
     groups = targets.alike(machines) if hosts else [machines]
     builds = [_build(request, group[0], python, opened) for group in groups]
@@ -214,6 +213,13 @@ def _requested(engine: str | None, opened: Manifest | None) -> Request:
     if bundled and asked != bundled:
         raise UsageError(f"the bundle holds {bundled}, not {asked}")
     return asked
+
+
+def _brings_nothing_new(opened: Manifest | None, done: Environment) -> bool:
+    """Whether the environment that is here has all that a bundle (None: an index) would bring."""
+    if opened is None:
+        return True
+    return done.resolution == work.digest_of(list(opened.packages)) and not opened.model
 
 
 def _machines(

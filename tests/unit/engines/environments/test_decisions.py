@@ -19,7 +19,7 @@ COMPANIONS = ["torchvision", "torchaudio"]
 
 def test_pins_are_read_out_of_what_uv_prints() -> None:
     text = (
-        "--find-links /opt/wheels\n# a comment\nnumpy==2.3.0\n    # via torch\n"
+        "--find-links /a/place\n# a comment\nnumpy==2.3.0\n    # via torch\n"
         "torch==2.13.0+cpu ; sys_platform == 'linux'\nx @ file:///x.whl\n"
     )
     assert work.pins_of(text) == ["numpy==2.3.0", "torch==2.13.0+cpu"]
