@@ -8,6 +8,7 @@ fixture that fetches the embedded model from the package index gives them back.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,10 @@ from hypothesis import settings
 # Machines that test are shared: how long an example takes says nothing about it.
 settings.register_profile("lemnos", deadline=None)
 settings.load_profile("lemnos")
+
+# A shell starts what it puts in the background without Ctrl-C, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LEAKY = (
     "HF_",
