@@ -22,7 +22,7 @@ import lemnos
 from lemnos.benchmark.load import bench as run_bench
 from lemnos.deployments import deploy, prepare
 from lemnos.deployments.files import Files, Tail, last_lines, this_run
-from lemnos.deployments.targets import client_keys
+from lemnos.deployments.targets import check_endpoint, client_keys
 from lemnos.errors import LemnosError, UsageError
 from lemnos.models.progress import Progress, Silent
 from lemnos.records.store import Store, new_record_id
@@ -169,7 +169,7 @@ def up(
     run = _Run("up", wanted)
     try:
         # What cannot work is said before a download.
-        client_keys(wanted.endpoint)
+        check_endpoint(wanted)
         deploy.check_port(wanted.endpoint)
         made = prepare.make_plan(wanted, progress or Silent())
         run.plan = made
@@ -336,8 +336,10 @@ def _spec_or_default(
 def _paths_from(directory: Path, spec: DeploymentSpec) -> DeploymentSpec:
     """The spec with its relative paths taken from ``directory``: the supervisor's is another."""
     data = spec.model_dump()
-    if keys := spec.endpoint.api_key_file:
-        data["endpoint"]["api_key_file"] = _absolute(directory, keys)
+    for place in (data["endpoint"], *data["endpoint"]["cloud"]):
+        for key in ("api_key_file", "keys_file", "key_file"):
+            if name := place.get(key):
+                place[key] = _absolute(directory, name)
     if spec.model.source.startswith(("./", "../")):
         data["model"]["source"] = _absolute(directory, spec.model.source)
     return validated(DeploymentSpec, data)
@@ -383,8 +385,11 @@ def _first_tokens(status: Status) -> dict[str, float]:
 
 
 def _key_of(status: Status) -> str | None:
-    keys = client_keys(status.plan.spec.endpoint)
-    return keys[0] if keys else None
+    endpoint = status.plan.spec.endpoint
+    if not endpoint.has_keys:
+        return None
+    keys = client_keys(endpoint)
+    return keys[0] if keys else Files.named(status.name).own_key.read_text()
 
 
 def _bench_target(

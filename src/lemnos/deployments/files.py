@@ -35,6 +35,11 @@ class Files:
         return self.directory / "engine.key"
 
     @property
+    def own_key(self) -> Path:
+        """With which lemnos itself asks an endpoint that has keys."""
+        return self.directory / "own.key"
+
+    @property
     def supervisor_lease(self) -> Path:
         return self.directory / "supervisor.lease"
 
@@ -55,9 +60,11 @@ class Files:
         )
 
     def make_key(self) -> None:
-        """A new key between the gateway and the engines, readable by its owner alone."""
-        key = secrets.token_urlsafe(32)
-        paths.replace_file(self.engine_key, key.encode(), mode=0o600)
+        """New keys: between the gateway and the engines, and lemnos's own for the endpoint;
+        readable by their owner alone."""
+        for path in (self.engine_key, self.own_key):
+            key = secrets.token_urlsafe(32)
+            paths.replace_file(path, key.encode(), mode=0o600)
 
     def clear(self) -> None:
         """Remove all but the logs (``lemnos logs`` reads them after ``down``)."""

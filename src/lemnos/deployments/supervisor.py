@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lemnos import leases
@@ -56,7 +57,8 @@ class Supervisor:
         self._ports: dict[str, int] = json.loads(row["ports"])
         self._engine = engine_named(self._plan.engine)
         self._launcher = LocalLauncher(name)
-        self._client_keys = targets.client_keys(self._plan.spec.endpoint)
+        self._keys_file = _keys_file_of(self._plan)
+        self._keys_seen = _stamp(self._keys_file)
         self._tails: dict[str, Tail] = {}
         self._probes = Probes()
         self._state = (
@@ -93,6 +95,7 @@ class Supervisor:
             self._do(effect)
             over = over or isinstance(effect, lifecycle.Finish)
         self._save(row, state)
+        self._follow_keys()
         return over
 
     def _observe(
@@ -124,7 +127,8 @@ class Supervisor:
             case lifecycle.Probe(job=job, completion=completion):
                 self._probe(job, completion)
             case lifecycle.ProbeEndpoint():
-                key = self._client_keys[0] if self._client_keys else None
+                has_keys = self._plan.spec.endpoint.has_keys
+                key = self._files.own_key.read_text() if has_keys else None
                 model = self._plan.served_name
                 self._probes.start(
                     "endpoint", lambda: probes.completion(self._url, model, key)
@@ -169,10 +173,23 @@ class Supervisor:
             {name: self._ports[name] for name in engines},
             revision=targets.revision_at(self._files.targets) + 1,
             key_file=str(self._files.engine_key),
-            client_keys=self._client_keys,
+            keys=targets.keys_for(
+                self._plan.spec.endpoint, self._files.own_key.read_text()
+            ),
             created=self._created,
         )
         targets.write_table(self._files.targets, table)
+
+    def _follow_keys(self) -> None:
+        """Keys that were added or removed hold from now on."""
+        seen = _stamp(self._keys_file)
+        if seen == self._keys_seen or not self._files.targets.exists():
+            return
+        self._keys_seen = seen
+        try:
+            self._publish(self._state.published or ())
+        except LemnosError as error:  # somebody edits it: the keys of before hold
+            self._store.add_event(self._name, f"keys: {error}")
 
     def _save(self, row: dict[str, Any], state: lifecycle.State) -> None:
         stage = self._stage(row["stage"]) if state.phase == Phase.launching else ""
@@ -192,6 +209,20 @@ class Supervisor:
         for line in tail.lines() if tail else []:
             stage = self._engine.stage(line) or stage
         return stage
+
+
+def _keys_file_of(plan: Plan) -> Path | None:
+    """The file of clients' keys that is followed while the deployment runs."""
+    name = plan.spec.endpoint.keys_file
+    return Path(name) if name else None
+
+
+def _stamp(path: Path | None) -> tuple[int, int]:
+    try:
+        stat = path.stat() if path else None
+    except OSError:
+        return (0, 0)
+    return (stat.st_ino, stat.st_mtime_ns) if stat else (0, 0)
 
 
 class Probes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,9 +9,15 @@ from pydantic import ValidationError
 
 from lemnos import paths
 from lemnos.errors import LemnosError
-from lemnos.spec.deployment import EndpointSpec
+from lemnos.gateway.compile import check_prices, cloud_targets
+from lemnos.gateway.keys import digest, read_keys
+from lemnos.gateway.providers import providers
+from lemnos.spec.deployment import DeploymentSpec, EndpointSpec
 from lemnos.spec.plan import Plan
-from lemnos.spec.targets import Route, Target, TargetTable
+from lemnos.spec.targets import ClientKey, Route, Target, TargetTable
+
+OWN_KEY = "lemnos-itself"
+"""The key with which lemnos asks the endpoint whether it is ready, and measures it."""
 
 
 def table_for(
@@ -21,10 +26,12 @@ def table_for(
     *,
     revision: int,
     key_file: str,
-    client_keys: tuple[str, ...],
+    keys: tuple[ClientKey, ...],
     created: int,
 ) -> TargetTable:
-    """Pure: the table in which ``engines`` (job name -> loopback port) serve the plan's model."""
+    """Pure: the table in which ``engines`` (job name -> loopback port) serve the plan's model,
+    and behind them the clouds of its endpoint. Raises UsageError for an unknown provider."""
+    endpoint = plan.spec.endpoint
     targets = tuple(
         Target(name=name, base_url=f"http://127.0.0.1:{port}", key_file=key_file)
         for name, port in engines.items()
@@ -32,11 +39,49 @@ def table_for(
     route = Route(
         model=plan.served_name,
         targets=targets,
+        cloud=_cloud(plan.spec),
+        policy=endpoint.policy,
+        within_ms=endpoint.within_ms,
         created=created,
         context=plan.context,
     )
-    digests = tuple(hashlib.sha256(key.encode()).hexdigest() for key in client_keys)
-    return TargetTable(revision=revision, routes=(route,), key_digests=digests)
+    return TargetTable(revision=revision, routes=(route,), keys=keys)
+
+
+def check_endpoint(spec: DeploymentSpec) -> None:
+    """Raise LemnosError for keys that cannot be read and clouds that are not known.
+
+    To be asked before a model is downloaded in vain.
+    """
+    endpoint = spec.endpoint
+    keys = keys_for(endpoint, "")
+    cloud = _cloud(spec)
+    if endpoint.keys_file and not any(key.name != OWN_KEY for key in keys):
+        raise LemnosError(
+            "has no key",
+            where=endpoint.keys_file,
+            fix=f"lemnos keys add NAME --keys-file {endpoint.keys_file}",
+        )
+    check_prices(keys, cloud, endpoint.policy, where="endpoint.cloud")
+
+
+def _cloud(spec: DeploymentSpec) -> tuple[Target, ...]:
+    served = spec.model.served_name or spec.model.source
+    written = spec.endpoint.cloud
+    return cloud_targets(written, providers(), served, where="endpoint.cloud")
+
+
+def keys_for(endpoint: EndpointSpec, own: str) -> tuple[ClientKey, ...]:
+    """Who may use the endpoint: each key of its files, and ``own``, the supervisor's; empty
+    for an endpoint without keys. Raises LemnosError as ``client_keys``."""
+    if not endpoint.has_keys:
+        return ()
+    plain = tuple(
+        ClientKey(name=f"key-{number}", sha256=digest(key))
+        for number, key in enumerate(client_keys(endpoint), start=1)
+    )
+    kept = read_keys(Path(endpoint.keys_file)) if endpoint.keys_file else ()
+    return (*plain, *kept, ClientKey(name=OWN_KEY, sha256=digest(own)))
 
 
 def write_table(path: Path, table: TargetTable) -> None:

@@ -9,7 +9,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from lemnos.spec.base import Value
 from lemnos.spec.document import SPEC_VERSION
+from lemnos.spec.endpoint import CloudSpec, check_policy, is_loopback
 from lemnos.spec.proposal import EngineVersion, Proposal
+from lemnos.spec.targets import Policy
 
 DEFAULT_PORT = 5366
 """The endpoint's port where none is asked for (L-E-M-N on a telephone's keys)."""
@@ -66,19 +68,39 @@ class EndpointSpec(Value):
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """A fixed port, or the default one, or the next free one where that is taken."""
     api_key_file: str | None = None
-    """A file with one API key a line; needed on any host but loopback."""
+    """A file with one API key a line; needed on any host but loopback, or ``keys_file``."""
+    keys_file: str | None = None
+    """Clients' keys with limits, as ``lemnos keys`` writes them."""
+    cloud: tuple[CloudSpec, ...] = ()
+    """Asked where the deployment cannot answer, in order of preference; needs keys."""
+    policy: Policy = "local-first"
+    within_ms: Annotated[float, Field(gt=0)] | None = None
+    """The longest wait for a first token under policy ``local-within``."""
 
     @model_validator(mode="after")
     def _keys_beyond_loopback(self) -> EndpointSpec:
-        if not self.is_loopback and not self.api_key_file:
+        if not self.is_loopback and not self.has_keys:
             raise ValueError(
                 f"host {self.host} can be reached by others: set api_key_file, or use 127.0.0.1"
             )
         return self
 
+    @model_validator(mode="after")
+    def _keys_before_money(self) -> EndpointSpec:
+        if self.cloud and not self.has_keys:
+            raise ValueError(
+                "cloud needs keys_file or api_key_file: without keys no money is spent"
+            )
+        check_policy(self.policy, self.within_ms, cloud=bool(self.cloud))
+        return self
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self.api_key_file or self.keys_file)
+
     @property
     def is_loopback(self) -> bool:
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        return is_loopback(self.host)
 
 
 class RestartSpec(Value):

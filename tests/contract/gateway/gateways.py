@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import subprocess
 import sys
@@ -16,7 +15,8 @@ import httpx2
 import pytest
 
 from lemnos.deployments.targets import write_table
-from lemnos.spec.targets import Route, Target, TargetTable
+from lemnos.gateway.keys import digest
+from lemnos.spec.targets import ClientKey, Route, Target, TargetTable
 from tests import upstream
 
 CHAT = "/v1/chat/completions"
@@ -58,9 +58,11 @@ def table_of(
         Target(name=f"engine-{n}", base_url=url, key_file=key_file)
         for n, url in enumerate(urls)
     )
-    digests = tuple(hashlib.sha256(key.encode()).hexdigest() for key in keys)
+    known = tuple(
+        ClientKey(name=f"key-{n}", sha256=digest(key)) for n, key in enumerate(keys)
+    )
     route = Route(model="m", targets=targets, created=1_700_000_000, context=4096)
-    return TargetTable(revision=1, routes=(route,), key_digests=digests)
+    return TargetTable(revision=1, routes=(route,), keys=known)
 
 
 Start = Callable[..., Gateway]
