@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lemnos.cli import engines, lint, live, measure, models, plan, probe, up
+from lemnos.cli import connect, engines, lint, live, measure, models, plan, probe, up
 from lemnos.errors import LemnosError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command()(live.chat)
 app.command()(live.restart)
 app.command()(live.down)
 app.command()(measure.bench)
+app.command()(connect.connect)
 app.add_typer(measure.records, name="records")
 app.add_typer(models.app, name="models")
 app.add_typer(engines.app, name="engines")
