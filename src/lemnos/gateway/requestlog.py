@@ -1,0 +1,61 @@
+"""A line of JSON for each request, without what was said unless that is asked for."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any, BinaryIO, Literal
+
+import orjson
+
+from lemnos.gateway.entry import Entry
+
+# The groups are what stays: the words that say what was there. Values have no quotes and no
+# spaces, so that JSON and YAML stay what they are.
+_SECRET = re.compile(
+    r"""
+      (\bBearer\s+)[\w.~+/=-]{8,}
+    | (\bAuthorization["']?\s*[:=]\s*["']?Basic\s+)[\w.~+/=-]{8,}
+    | ((?:--api-key\s+|\b(?:x-)?api[-_]?key["']?\s*[:=]\s*)[\["'(]*)[\w.~+/=-]{8,}
+    | (://[^\s:/@"']*:)[^\s/@"']+(?=@)
+    | \b(?:sk|gsk|xai|nvapi|lemnos)-[\w-]{20,}
+    | \bhf_[A-Za-z0-9]{16,}
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def redact(text: str) -> str:
+    """``text`` without keys: Bearer and Basic credentials, values of api_key, passwords in URLs,
+    and whatever begins as keys of providers (and of lemnos) do."""
+    return _SECRET.sub(_masked, text)
+
+
+def _masked(found: re.Match[str]) -> str:
+    return "".join(kept for kept in found.groups() if kept) + "***"
+
+
+class RequestLog:
+    """Writes to standard error, or to ``out``, as ``log_requests`` of the table says."""
+
+    def __init__(
+        self,
+        mode: Literal["none", "metadata", "prompts"] = "metadata",
+        out: BinaryIO | None = None,
+    ) -> None:
+        self.mode = mode
+        self._out = out or sys.stderr.buffer
+
+    def write(self, entry: Entry, request: dict[str, Any] | None = None) -> None:
+        """One line; ``request`` (the parsed body) is in it only in the mode ``prompts``."""
+        if self.mode == "none":
+            return
+        try:
+            line = orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
+            if self.mode == "prompts" and request is not None:
+                said = redact(orjson.dumps(request).decode())
+                line = line[:-2] + b',"request":' + said.encode() + b"}\n"
+            self._out.write(line)
+            self._out.flush()
+        except (OSError, TypeError, ValueError):
+            return  # a closed or full log, or an unpaired surrogate, stops no request
