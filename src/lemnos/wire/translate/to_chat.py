@@ -29,10 +29,12 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
 @reading("the Messages request", UsageError)
-def chat_request(request: Json, *, strict: bool = False) -> Json:
+def chat_request(
+    request: Json, model: str | None = None, *, strict: bool = False
+) -> Json:
     """A chat/completions request that asks for the same as a Messages request.
 
-    ``strict`` uses OpenAI's own keys only, for targets that refuse others (OpenAI's cloud);
+    ``model`` is what the target calls the model; as the client does by default. ``strict`` uses OpenAI's own keys only, for targets that refuse others (OpenAI's cloud);
     otherwise also what engines and most clouds take: ``top_k``, ``chat_template_kwargs``,
     reasoning of earlier answers, an answer to be continued. A streamed request asks for
     usage, which a Messages stream always tells. Raises Untranslatable, and UsageError for
@@ -40,7 +42,7 @@ def chat_request(request: Json, *, strict: bool = False) -> Json:
     """
     refuse(request, UNSAYABLE, "openai")
     chat: Json = {
-        "model": request["model"],
+        "model": model or request["model"],
         "messages": _messages(request, strict),
         "max_completion_tokens" if strict else "max_tokens": request["max_tokens"],
     }

@@ -64,14 +64,14 @@ _DATA_URI = re.compile(r"data:([^;,]+);base64,")
 
 
 @reading("the chat request", UsageError)
-def messages_request(request: Json) -> Json:
+def messages_request(request: Json, model: str | None = None) -> Json:
     """A Messages request that asks for the same as a chat/completions request.
 
-    ``request["model"]`` is the target's name for the model: what a Claude model takes depends
-    on its version. Raises Untranslatable, and UsageError for what is no chat request.
+    ``model`` is what the target calls the model; as the client does by default. What a
+    Claude model takes of thinking and sampling depends on its version. Raises Untranslatable, and UsageError for what is no chat request.
     """
     refuse(request, UNSAYABLE, "anthropic")
-    model = request["model"]
+    model = model or str(request["model"])
     max_tokens = request.get("max_completion_tokens") or request.get("max_tokens")
     system, turns = _turns(request["messages"])
     messages: Json = {
