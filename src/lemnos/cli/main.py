@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
-from lemnos.cli import connect, engines, lint, live, measure, models, plan, probe, up
+from lemnos.cli import (
+    connect,
+    engines,
+    gateway,
+    lint,
+    live,
+    measure,
+    models,
+    plan,
+    probe,
+    up,
+)
 from lemnos.errors import LemnosError
 
 app = typer.Typer(
@@ -36,6 +47,8 @@ app.command()(connect.connect)
 app.add_typer(measure.records, name="records")
 app.add_typer(models.app, name="models")
 app.add_typer(engines.app, name="engines")
+app.add_typer(gateway.app, name="gateway")
+app.add_typer(gateway.keys_app, name="keys")
 
 
 @app.callback(invoke_without_command=True)

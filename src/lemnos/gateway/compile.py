@@ -114,14 +114,15 @@ def check_prices(
 
 
 def missing(table: TargetTable, env: Mapping[str, str]) -> list[str]:
-    """Keys that the gateway would not find now, in ``env`` or in their files."""
-    found: list[str] = []
+    """Keys that the gateway would not find now, in ``env`` or in their files: each once, with
+    the first target that wants it."""
+    first: dict[str, str] = {}
     for target in all_targets(table):
         if target.key_env and not env.get(target.key_env):
-            found.append(f"{target.name}: {target.key_env} is not set here")
-        if target.key_file:
-            found += [f"{target.name}: {said}" for said in _about_file(target.key_file)]
-    return list(dict.fromkeys(found))
+            first.setdefault(f"{target.key_env} is not set here", target.name)
+        for said in _about_file(target.key_file) if target.key_file else ():
+            first.setdefault(said, target.name)
+    return [f"{name}: {said}" for said, name in first.items()]
 
 
 def all_targets(table: TargetTable) -> Iterator[Target]:

@@ -140,13 +140,15 @@ def rollback(files: GatewayFiles, to: int | None = None) -> Revision:
     with _alone(files):
         before = current(files)
         if before is None:
-            raise UsageError("nothing was applied yet", where=files.name)
+            raise UsageError("nothing was applied yet", where=f"gateway {files.name}")
         number = before.number - 1 if to is None else to
         if number == before.number or not files.revision(number).exists():
-            known = ", ".join(str(r.number) for r in history(files) if r != before)
+            known = ", ".join(
+                str(r.number) for r in history(files) if r.number != before.number
+            )
             raise UsageError(
                 f"there is no revision {number} to go back to",
-                where=files.name,
+                where=f"gateway {files.name}",
                 fix=f"there are: {known or 'none'}",
             )
         old = _read(files.revision(number))
@@ -166,7 +168,7 @@ def drain(files: GatewayFiles, target: str, *, drained: bool) -> tuple[Revision,
         if target not in names:
             raise UsageError(
                 f"no target '{target}'",
-                where=files.name,
+                where=f"gateway {files.name}",
                 fix=near(target, names)
                 or f"there are: {', '.join(names) or 'only those of deployments'}",
             )

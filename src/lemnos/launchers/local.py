@@ -45,7 +45,7 @@ class LocalLauncher:
         """Start ``job`` in a new session, its output appended to its log file."""
         name = _name(job)
         keys = hand_over(job.command.secrets)
-        env = os.environ | job.command.env | keys | {MARK: self._mark(name)}
+        env = os.environ | job.command.env | keys | {MARK: self.mark(name)}
         log = Path(job.log)
         try:
             with log.open("ab") as output:
@@ -92,13 +92,13 @@ class LocalLauncher:
             child.poll()  # takes the exit status, so that no zombie stays
         return len(left)
 
-    def _mark(self, name: str) -> str:
-        """Names the state directory too: another LEMNOS_HOME may have the same deployment."""
+    def mark(self, name: str) -> str:
+        """What recognises a job. It names the state directory too: another LEMNOS_HOME may have the same deployment."""
         return f"{paths.state_dir()}|{self._deployment}|{name}"
 
     def _find(self) -> dict[str, list[psutil.Process]]:
         """The live processes of each job of this deployment, oldest first."""
-        prefix = self._mark("")
+        prefix = self.mark("")
         found: dict[str, list[psutil.Process]] = {}
         for process in psutil.process_iter():
             try:
