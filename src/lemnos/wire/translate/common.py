@@ -64,6 +64,13 @@ def present(source: Json, *keys: str) -> Json:
     return {key: source[key] for key in keys if source.get(key) is not None}
 
 
+def string(value: Any) -> str:
+    """``value``, which must be one."""
+    if not isinstance(value, str):
+        raise TypeError(f"no string: {value!r:.80}")
+    return value
+
+
 def plain_text(content: Any, key: str, to: Protocol) -> str:
     """A string, or text blocks (alike in both protocols) as paragraphs; null is empty."""
     if content is None or isinstance(content, str):

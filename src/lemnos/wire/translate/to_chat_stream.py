@@ -14,7 +14,7 @@ from lemnos.wire.translate.answers import (
     new_id,
     reasoning_detail,
 )
-from lemnos.wire.translate.common import Json, reading
+from lemnos.wire.translate.common import Json, reading, string
 from lemnos.wire.translate.errors import error_in
 from lemnos.wire.translate.feeding import Feed
 
@@ -116,16 +116,17 @@ class ChatStream:
     def _piece(self, delta: Json) -> None:
         kind = delta["type"]
         if kind == "text_delta":
-            self._chunk({"content": delta["text"]})
+            self._chunk({"content": string(delta["text"])})
         elif kind == "input_json_delta":
-            if text := delta["partial_json"]:
+            if text := string(delta["partial_json"]):
                 self._pieces.append(text)
                 self._arguments(text)
         elif kind == "thinking_delta":
-            self._pieces.append(delta["thinking"])
-            self._chunk({"reasoning_content": delta["thinking"]})
+            text = string(delta["thinking"])
+            self._pieces.append(text)
+            self._chunk({"reasoning_content": text})
         elif kind == "signature_delta":
-            self._block["signature"] = delta["signature"]
+            self._block["signature"] = string(delta["signature"])
 
     def _begin(self, block: Json) -> None:
         self._block = dict(block)

@@ -9,7 +9,7 @@ import orjson
 from lemnos.errors import LemnosError
 from lemnos.wire.errors import error_event
 from lemnos.wire.translate.answers import messages_usage, new_id, stop_reason
-from lemnos.wire.translate.common import Json, reading
+from lemnos.wire.translate.common import Json, reading, string
 from lemnos.wire.translate.errors import error_in
 from lemnos.wire.translate.feeding import Feed
 
@@ -161,7 +161,7 @@ class MessagesStream:
         )
 
     def _delta(self, text: str) -> None:
-        self._out.append(self._head + orjson.dumps(text) + b"}}\n\n")
+        self._out.append(self._head + orjson.dumps(string(text)) + b"}}\n\n")
 
     def _close(self) -> None:
         if self._open:
