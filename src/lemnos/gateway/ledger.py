@@ -38,10 +38,12 @@ DAY_S = 86_400
 
 log = logging.getLogger("lemnos.ledger")
 
+Row = tuple[Any, ...]
 By = Literal["key", "model", "target", "day"]
 
 _tables = sa.MetaData()
 _meta = sa.Table("lemnos_ledger_meta", _tables, sa.Column("schema_version", sa.Integer))
+# An entry's fields in their order, after three columns more.
 _ledger = sa.Table(
     "lemnos_ledger",
     _tables,
@@ -70,8 +72,7 @@ _ledger = sa.Table(
     sa.Column("compare_usd", sa.Double),
 )
 
-_NAMES = tuple(field.name for field in fields(Entry))
-_values = operator.attrgetter(*_NAMES)
+_values = operator.attrgetter(*(field.name for field in fields(Entry)))
 _PREPARING = 5366_0001
 """PostgreSQL's advisory lock under which tables are made; any number will do."""
 
@@ -109,11 +110,13 @@ class Ledger:
         """The database, as it may be shown."""
         self._engine = _engine(self._url)
         dialect = sqlite if self._url.get_backend_name() == "sqlite" else postgresql
-        self._insert = dialect.insert(_ledger).on_conflict_do_nothing()
+        insert = dialect.insert(_ledger).on_conflict_do_nothing()
+        # As text, once, for tuples: by name, each row would cost twice as much.
+        self._insert = str(insert.compile(dialect=self._engine.dialect))
         self._writer = secrets.token_hex(8)
         self._waiting: deque[Entry] = deque(maxlen=KEPT)
         self._recorded = self._taken = self._dropped = 0
-        self._batch: list[dict[str, Any]] = []
+        self._batch: list[Row] = []
         self._ready = self._away = False
         self._closing, self._abandoned = threading.Event(), threading.Event()
         try:
@@ -199,25 +202,23 @@ class Ledger:
         self._say_back()
         return True
 
-    def _take(self) -> list[dict[str, Any]]:
+    def _take(self) -> list[Row]:
         """The oldest entries that wait, as rows."""
         rows = []
         for number in range(self._taken, self._taken + min(len(self._waiting), BATCH)):
-            values = _values(self._waiting.popleft())
-            row = dict(zip(_NAMES, values, strict=True))
-            row |= {"writer": self._writer, "number": number}
-            row["day"] = int(row["at"] // DAY_S)
-            rows.append(row)
+            entry = self._waiting.popleft()
+            day = int(entry.at // DAY_S)
+            rows.append((self._writer, number, day, *_values(entry)))
         self._taken += len(rows)
         return rows
 
-    def _insert_rows(self, rows: list[dict[str, Any]]) -> None:
+    def _insert_rows(self, rows: list[Row]) -> None:
         if not self._ready:
             self._prepare()
         with self._transaction(write=True) as connection:
-            connection.execute(self._insert, rows)
+            connection.exec_driver_sql(self._insert, rows)
 
-    def _insert_singly(self, rows: list[dict[str, Any]]) -> None:
+    def _insert_singly(self, rows: list[Row]) -> None:
         for row in rows:
             try:
                 self._insert_rows([row])
@@ -325,7 +326,10 @@ def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         # A connection for each transaction: a file that was replaced is noticed.
         return sa.create_engine(
-            url, connect_args={"timeout": 30}, poolclass=sa.pool.NullPool
+            url,
+            connect_args={"timeout": 30},
+            poolclass=sa.pool.NullPool,
+            paramstyle="qmark",
         )
     try:
         import psycopg  # noqa: F401
@@ -337,6 +341,7 @@ def _engine(url: sa.URL) -> sa.Engine:
     return sa.create_engine(
         url,
         connect_args=_connecting(url.query),
+        paramstyle="format",
         pool_size=1,
         max_overflow=1,
         pool_pre_ping=True,
