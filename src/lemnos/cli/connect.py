@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -74,19 +75,23 @@ def connect(
         return
     if check and url is None and _check_connected(app, file, as_json):
         return
-    access = _access(url, model, key_file, embedding_model)
+    to = _access(url, model, key_file, embedding_model)
     if check:
         from lemnos.connect.check import asks_for
 
-        models = [access.model] if model else _models(access)
-        _show_checks(asks_for(access, models), as_json)
+        _show_checks(asks_for(to, [model] if model else _models(to)), as_json)
         return
     if app is None:
         raise UsageError("which client?", fix=f"lemnos connect {'|'.join(App)}")
     from lemnos.connect import connecting
 
     made = connecting.connect(
-        app.value, access, os.environ, config=config, project=project, write=write
+        app.value,
+        _with_model(to),
+        os.environ,
+        config=config,
+        project=project,
+        write=write,
     )
     print_json(made) if as_json else _show(made)
 
@@ -197,15 +202,21 @@ def _access(
                 fix="name its file: --key-file FILE",
             )
         return access(running.status.url, model or running.model, keys, embedding_model)
-    made = access(url, model or "", key_file, embedding_model)
-    if model:
-        return made
-    names = _models(made)
+    return access(url, model or "", key_file, embedding_model)
+
+
+def _with_model(access: Access) -> Access:
+    """With the endpoint's own model, where none was named and it has one."""
+    if access.model:
+        return access
+    names = _models(access)
     if len(names) > 1:
         raise UsageError(
-            f"serves {', '.join(names)}", where=url, fix="choose one: --model NAME"
+            f"serves {', '.join(names)}",
+            where=access.url,
+            fix="choose one: --model NAME",
         )
-    return access(url, names[0], key_file, embedding_model)
+    return dataclasses.replace(access, model=names[0])
 
 
 def _models(access: Access) -> list[str]:

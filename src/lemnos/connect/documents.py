@@ -7,7 +7,9 @@ from a file that others have changed since.
 
 from __future__ import annotations
 
+import difflib
 import io
+import itertools
 import json
 import re
 import shlex
@@ -52,6 +54,8 @@ def edited(kind: Kind, text: str, edits: Edits, where: str, like: Any = None) ->
         made = edited(kind, text.replace("\r\n", "\n"), edits, where, like)
         return made.replace("\n", "\r\n")
     data = read(kind, text, where)
+    if kind == "yaml" and (head := _YAML_HEAD.match(text)):
+        return head[0] + edited(kind, text[head.end() :], edits, where, like)
     if all(value_at(data, path) == value for path, value in edits.items()):
         return text
     if kind == "env":
@@ -152,7 +156,7 @@ def _put(data: Any, path: KeyPath, value: Any, where: str, like: Any) -> None:
     for parent, key in zip(reversed(parents), reversed(path), strict=True):
         if key in parent:
             _delete(parent, key)
-        if parent:
+        if parent or getattr(parent, "merge", None):  # `<<` is not counted as a key
             return
 
 
@@ -237,6 +241,10 @@ _STYLES = tuple(
 """Indentations that people write: of mappings, of sequences, and of their dashes."""
 
 
+_YAML_HEAD = re.compile(r"\A(?:[ \t]*(?:#.*)?\n|%.*\n)*---[ \t]*(?:#.*)?\n")
+"""What comes before the document; ruamel would drop its comments."""
+
+
 def _yaml(style: tuple[int, int, int] = _STYLES[0]) -> Any:
     from ruamel.yaml import YAML
 
@@ -266,21 +274,31 @@ def _read_yaml(text: str, where: str) -> Any:
 
 
 def _written_yaml(data: Any, before: str) -> str:
-    """In the style that gives back the text before, or the most of its lines."""
-    lines = before.splitlines()
+    """In the style that gives back the most of the text before; where a line of that is only
+    spaced otherwise, it stays as it was."""
+    lines = before.splitlines(keepends=True)
 
-    def foreign(style: tuple[int, int, int]) -> int:
-        same = _dumped(_yaml().load(before), style).splitlines()
-        return sum(one != two for one, two in zip(lines, same, strict=False))
+    def dumped(data: Any, style: tuple[int, int, int]) -> list[str]:
+        stream = io.StringIO()
+        _yaml(style).dump(data, stream)
+        return stream.getvalue().splitlines(keepends=True)
 
-    made = _dumped(data, min(_STYLES, key=foreign))
-    return made if before.endswith("\n") or not before else made.removesuffix("\n")
+    plain = {style: dumped(_yaml().load(before), style) for style in _STYLES}
+    style = min(_STYLES, key=lambda style: _unlike(lines, plain[style]))
+    made = dumped(data, style)
+    if len(plain[style]) == len(lines):
+        match = difflib.SequenceMatcher(None, plain[style], made, autojunk=False)
+        made = [
+            line
+            for tag, i, j, k, m in match.get_opcodes()
+            for line in (lines[i:j] if tag == "equal" else made[k:m])
+        ]
+    text = "".join(made)
+    return text if before.endswith("\n") or not before else text.removesuffix("\n")
 
 
-def _dumped(data: Any, style: tuple[int, int, int]) -> str:
-    stream = io.StringIO()
-    _yaml(style).dump(data, stream)
-    return stream.getvalue()
+def _unlike(one: list[str], two: list[str]) -> int:
+    return sum(a != b for a, b in itertools.zip_longest(one, two))
 
 
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*$")

@@ -52,13 +52,13 @@ def edits(data: Mapping[str, Any], access: Access, where: str) -> Edits:
     }
     for component in _components(data):
         at = (*_ASSIGNMENTS, component)
-        if value_at(data, at) in (GONE, None):  # Hephaestus's own defaults
-            made |= {(*at, "temperature"): 0.7, (*at, "max_tokens"): 4000}
         made |= {
             (*at, "provider"): "openrouter",
             (*at, "model"): access.model,
             (*at, "openrouter_provider"): GONE,
         }
+        if value_at(data, at) in (GONE, None):  # Hephaestus's own defaults
+            made |= {(*at, "temperature"): 0.7, (*at, "max_tokens"): 4000}
     cli_model = value_at(data, ("agents", "cli_model"))
     made["agents", "default_cli_tool"] = "claude"
     made["agents", "cli_model"] = cli_model if cli_model in _ALIASES else "sonnet"
