@@ -64,12 +64,17 @@ class ChatStream:
 
     def end(self) -> bytes:
         """The target has closed the stream: what is left, which is an error if it was too early."""
-        rest = self.feed(b"\n\n")  # a last event may lack its empty line
-        if not self.ended and self._finished:
-            rest += self.feed(b'data: {"type":"message_stop"}\n\n')
-        elif not self.ended:
+        if self.ended:
+            return b""
+        try:
+            self._read(b"\n\n")  # a last event may lack its empty line
+            if not self.ended and self._finished:
+                self._read(b'data: {"type":"message_stop"}\n\n')
+        except LemnosError:
+            pass  # half an event: it broke off
+        if not self.ended:
             self._fail(*_UNSAID)
-        return rest + self._given_out()
+        return self._given_out()
 
     @reading("the target's stream", LemnosError)
     def _read(self, data: bytes) -> None:

@@ -51,7 +51,7 @@ def messages_bytes(*events: Json) -> bytes:
 
 
 def start(**usage: Any) -> Json:
-    message = {
+    message: Json = {
         "id": "msg_1",
         "type": "message",
         "role": "assistant",

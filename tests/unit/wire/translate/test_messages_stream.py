@@ -191,7 +191,7 @@ HELD = chat_bytes(chunk(content="x"), done=False)
         (b"", "api_error", "broke the answer off"),
         (b"data: [DONE]\n\n", "api_error", "no answer"),
         (HELD, "api_error", "broke the answer off"),
-        (HELD + b'data: {"choices": [{', "api_error", "form"),
+        (HELD + b'data: {"choices": [{', "api_error", "broke the answer off"),
         (HELD + b"data: <html>\n\n", "api_error", "form"),
         (HELD + b"data: [1]\n\n", "api_error", "form"),
         (HELD + b'data: {"choices": 5}\n\n', "api_error", "form"),
