@@ -11,7 +11,8 @@ import pytest
 from lemnos.errors import UsageError
 from lemnos.gateway.compile import Compiled, compile_gateway, missing
 from lemnos.gateway.providers import providers
-from lemnos.spec.document import parse, validated
+from lemnos.spec.deployment import DeploymentSpec
+from lemnos.spec.document import load, parse, validated
 from lemnos.spec.gateway import GatewaySpec
 from lemnos.spec.targets import ENGINE_APIS, ClientKey, TargetTable
 
@@ -179,9 +180,11 @@ def test_keys_that_are_missing_are_told_once(tmp_path: Path) -> None:
 
 
 def test_the_examples_compile() -> None:
-    for path in Path("examples/gateway").glob("*gateway*.yaml"):
+    examples = Path(__file__).parents[3] / "examples" / "gateway"
+    for path in (examples / "gateway.yaml", examples / "cheapest-gateway.yaml"):
         spec = parse(path.read_text(), GatewaySpec, where=str(path))
         names = [x.deployment for r in spec.models.values() for x in r.local if x.deployment]  # fmt: skip
         registered = dict.fromkeys(names, "/t")
         made = compile_gateway(spec, providers(), (KEY,), registered=registered)
-        assert made.table.routes, path
+        assert made.table.routes and made.warnings == (), path
+    load(examples / "deployment.yaml", DeploymentSpec)
