@@ -244,3 +244,32 @@ def test_nonsense_after_a_request_does_not_spoil_its_answer(gateway: Served) -> 
                 got = client.answer()
                 assert got is None or got.status == 400
     assert not gateway.engine_saw(b"smuggled")
+
+
+ELSEWHERE = [
+    "resp_1/%20HTTP/1.1%0d%0aX-Evil:%20yes%0d%0aY:", "resp_1%0d%0aX-Evil:%20yes",
+    "resp_1/%0aX-Evil:%20yes", "resp_1/../../evil", "resp_1/%2e%2e/%2e%2e/evil",
+    "resp_1/..%2f..%2fevil", "resp_1//evil", "resp_1/evil", "resp_1%20evil", "resp_1/\xe9evil",
+    "resp_1/..;/evil", "resp_1%00evil", "resp_1/%25%32%65evil", "resp_1/cancel/evil",
+    "http://127.0.0.1/evil", "resp_1#/evil",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_an_answers_path_leads_nowhere_else(gateway: Served, method: str) -> None:
+    """The engine trusts the gateway with its key: a path must not write a request of its own,
+    nor reach what the gateway does not serve."""
+
+    def ask(path: str) -> int:
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n{AUTH}\r\nContent-Length: 0\r\n\r\n"
+        got = gateway.ask(head.encode("latin-1"))
+        return got.status if got else HUNG_UP
+
+    with gateway.unnoticed_by_others():
+        made = gateway.ask(post(asking("echo", marker="resp_1"), path="/v1/responses"))
+        assert made and json.loads(made.body)["id"] == "resp_1"
+        for path in ELSEWHERE:
+            assert ask(f"/v1/responses/{path}") in (400, 404, 405, HUNG_UP), path
+    assert not gateway.engine_saw(b"evil") and not gateway.engine_saw(b"X-Evil")
+    works = "/v1/responses/resp_1" + ("/cancel" if method == "POST" else "")
+    assert ask(works) == 200
