@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from lemnos.gateway.entry import Entry
+from lemnos.gateway.ledger import Ledger
 
 ENTRY = Entry(
     at=1_763_700_000.5,
@@ -44,3 +45,8 @@ def refused(**changes: Any) -> Entry:
     )
     told = {"status": 401, "outcome": "refused", "attempts": 0, "key": None}
     return entry(**nothing | told | changes)
+
+
+def spent(ledger: Ledger, key: str, since: float) -> float:
+    """What a key cost, by the ledger."""
+    return sum(dollars for _, dollars in ledger.spending(key, since))

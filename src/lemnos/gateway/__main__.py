@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import functools
 import logging
+import os
+import resource
 import signal
 import socket
+import ssl
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lemnos.errors import LemnosError
 from lemnos.gateway import auth
-from lemnos.gateway.app import Gateway, Receive, Scope
-from lemnos.gateway.relay import Send
+from lemnos.gateway.app import Gateway
+from lemnos.gateway.ledger import Ledger
+from lemnos.gateway.requestlog import RequestLog
+from lemnos.gateway.server import Server, Timeouts
 from lemnos.gateway.table import WatchedTable
 
 DRAIN_S = 30
@@ -29,26 +27,81 @@ DRAIN_S = 30
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT; one sentence and exit code 1 if it cannot."""
-    parser = argparse.ArgumentParser(prog="lemnos.gateway")
-    parser.add_argument("--targets", type=Path, required=True)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
-    options = parser.parse_args()
+    options = _options()
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
     try:
         table = WatchedTable(options.targets)
-        if not auth.is_loopback_name(options.host) and not table.now.key_digests:
+        if not auth.is_loopback_name(options.host) and not table.now.keys:
             raise LemnosError(
                 f"{options.host} can be reached by others, and the endpoint has no key",
                 fix="set endpoint.api_key_file, or listen on 127.0.0.1",
             )
+        tls = _tls(options.tls_cert, options.tls_key)
+        if tls is None and not auth.is_loopback_name(options.host):
+            logging.getLogger("lemnos.gateway").warning(
+                "%s is served without TLS: keys and prompts can be read on the way",
+                options.host,
+            )
+        ledger = Ledger(_ledger_url(options.ledger)) if options.ledger else None
         listener = _listen(options.host, options.port)
     except LemnosError as error:
         sys.exit(f"error: {error}")
+    _raise_file_limit()
     import uvloop
 
-    with listener:
-        uvloop.run(_serve(table, listener))
+    timeouts = Timeouts(options.head_timeout, options.body_timeout)
+    try:
+        with listener:
+            uvloop.run(_serve(table, ledger, listener, tls, timeouts))
+    finally:
+        if ledger:
+            ledger.close()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="lemnos.gateway")
+    parser.add_argument("--targets", type=Path, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--tls-cert", type=Path)
+    parser.add_argument("--tls-key", type=Path)
+    parser.add_argument(
+        "--ledger", help="a database's URL, or env:NAME of the variable with it"
+    )
+    parser.add_argument("--head-timeout", type=float, default=Timeouts.head_s)
+    parser.add_argument("--body-timeout", type=float, default=Timeouts.body_s)
+    return parser.parse_args()
+
+
+def _ledger_url(text: str) -> str:
+    """The URL; a password is in a variable, since everybody may read a process's arguments."""
+    name = text.removeprefix("env:")
+    if name == text:
+        return text
+    try:
+        return os.environ[name]
+    except KeyError:
+        raise LemnosError(
+            f"the ledger's URL should be in {name}, which is not set"
+        ) from None
+
+
+def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise LemnosError(
+            f"the certificate cannot be used ({why})",
+            where=str(cert),
+            fix="give the PEM files of the chain and of its key, readable by this user",
+        ) from None
+    return context
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -63,68 +116,37 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-async def _serve(table: WatchedTable, listener: socket.socket) -> None:
-    gateway = Gateway(table)
-    config = uvicorn.Config(
-        gateway,
-        http=PeerProtocol,
-        loop="none",
-        lifespan="off",
-        ws="none",
-        access_log=False,
-        log_level="error",
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=DRAIN_S,
-    )
-    server = Server(config)
+def _raise_file_limit() -> None:
+    """Each open stream takes two files; the usual soft limit of 1,024 is soon reached."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
-    def drain() -> None:
-        gateway.draining = True
-        server.should_exit = True
 
+async def _serve(
+    table: WatchedTable,
+    ledger: Ledger | None,
+    listener: socket.socket,
+    tls: ssl.SSLContext | None,
+    timeouts: Timeouts,
+) -> None:
+    gateway = Gateway(table, ledger, RequestLog())
+    server = Server(gateway, gateway.refuse, timeouts)
+    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, drain)
+        loop.add_signal_handler(number, stop.set)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    sys.stdout.write(f"listening on http://{shown}:{port}\n")
+    listening = await server.serve(sock=listener, ssl=tls)
+    sys.stdout.write(f"listening on {'https' if tls else 'http'}://{shown}:{port}\n")
     sys.stdout.flush()
-    await server.serve(sockets=[listener])
-    await gateway.close()
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server, with the signals left to ``_serve``: a drained exit is exit code 0."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-
-class PeerProtocol(HttpToolsProtocol):
-    """Tells which user is at the other end: asked at most once a connection."""
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        application = self.app
-        peer_uid = functools.cache(functools.partial(_peer_uid, transport))
-
-        async def with_peer(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["lemnos.peer_uid"] = peer_uid
-            await application(scope, receive, send)
-
-        self.app = with_peer
-
-
-def _peer_uid(transport: Any) -> int | None:
-    client = transport.get_extra_info("peername")
-    server = transport.get_extra_info("sockname")
-    if not client or not auth.is_loopback_name(client[0]):
-        return -1
-    return auth.peer_uid(client[:2], server[:2])
+    await stop.wait()
+    gateway.draining = True
+    server.drain()
+    await server.until_idle(DRAIN_S)
+    listening.close()
+    server.close()
+    gateway.close()
 
 
 if __name__ == "__main__":

@@ -1,40 +1,40 @@
-"""The endpoint as an ASGI application: admit, find the model, relay."""
+"""The endpoint: admit, find the model, choose targets, relay, account."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import itertools
+import os
+import time
 from typing import Any
 
 import orjson
 
 from lemnos.errors import near
-from lemnos.gateway import auth
-from lemnos.gateway.relay import Headers, Relay, Send, answer
-from lemnos.gateway.routing import order, route_for
+from lemnos.gateway import auth, prompts
+from lemnos.gateway.affinity import prompt_blocks, session_of
+from lemnos.gateway.ask import API_OF, Ask, read_ask, speaks
+from lemnos.gateway.desk import NotFoundError, Page, may_use, model_page, page
+from lemnos.gateway.entry import Entry, Outcome
+from lemnos.gateway.fleet import Fleet
+from lemnos.gateway.ledger import Ledger
+from lemnos.gateway.limits import Limits
+from lemnos.gateway.metrics import Metrics
+from lemnos.gateway.relay import Relay, Trip
+from lemnos.gateway.requestlog import RequestLog
+from lemnos.gateway.routing import order
+from lemnos.gateway.server import Exchange, Headers
 from lemnos.gateway.table import WatchedTable
-from lemnos.spec.targets import Route
+from lemnos.spec.targets import ClientKey, Route, Target
 from lemnos.wire.errors import Protocol, error_body, protocol_of
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-
-RELAYED = frozenset(
-    (
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/responses",
-        "/tokenize",
-        "/detokenize",
-    )
-)
 NEED_NO_MODEL = frozenset(("/tokenize", "/detokenize"))
 """llama.cpp's form of these has no model: the only one is meant, where there is one."""
-
-MAX_BODY = 64 * 1024 * 1024
+ANSWERS = "/v1/responses/"
+MODELS = "/v1/models/"
+MAX_HASHED = 4 * 1024 * 1024
+"""Larger bodies (images) are routed by load alone."""
+JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 RETRY_AFTER = (b"retry-after", b"2")
 
 
@@ -55,138 +55,272 @@ class RefusedError(Exception):
         self.message = message
         self.code = code
         self.param = param
-        self.headers = headers
+        self.headers = headers or []
 
 
 class Gateway:
     """The application; made once, in the event loop that serves it."""
 
-    def __init__(self, table: WatchedTable) -> None:
+    def __init__(
+        self, table: WatchedTable, ledger: Ledger | None, log: RequestLog
+    ) -> None:
         self._table = table
-        self._relay = Relay()
-        self._watcher = asyncio.create_task(table.watch())
+        self._ledger = ledger
+        self._log = log
+        self._fleet = Fleet()
+        self._relay = Relay(self._fleet)
+        self._limits = Limits()
+        self._metrics = Metrics(lambda name: name in table.now.routes)
+        self._fleet.show(self._metrics)
         self._own_uid = auth.own_uid()
+        self._prefix = os.urandom(6).hex()
+        self._numbers = itertools.count(1)
         self.draining = False
+        self._table_changed()
+        self._tasks = [
+            asyncio.create_task(table.watch(self._table_changed)),
+            asyncio.create_task(self._prune()),
+        ]
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Stop watching and close the connections to targets."""
-        self._watcher.cancel()
-        await self._relay.close()
+        for task in self._tasks:
+            task.cancel()
+        self._relay.upstream.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, exchange: Exchange) -> None:
         """Serve one HTTP request."""
-        path, method = scope["path"], scope["method"]
-        headers = dict(scope["headers"])
-        protocol = protocol_of(path, b"anthropic-version" in headers)
+        protocol = protocol_of(exchange.path, b"anthropic-version" in exchange.headers)
         try:
-            if path != "/health":  # for whoever supervises; it tells numbers only
-                self._admit(headers, scope["lemnos.peer_uid"])
-            if path in RELAYED and method == "POST":
-                await self._relayed(path, scope, headers, protocol, receive, send)
-                return
-            await self._own(path, method, protocol, send)
+            key = None
+            if (
+                exchange.path != "/health"
+            ):  # for whoever supervises; it tells numbers only
+                key = self._admit(exchange)
+            if exchange.path in API_OF and exchange.method == "POST":
+                await self._relayed(exchange, protocol, key)
+            elif exchange.path.startswith(ANSWERS):
+                await self._about_an_answer(exchange, protocol, key)
+            else:
+                self._own(exchange, protocol, key)
         except RefusedError as no:
-            body = error_body(
-                protocol, no.status, no.message, code=no.code, param=no.param
-            )
-            await answer(send, no.status, body, headers=no.headers)
+            self.refuse(exchange, no.status, no.message, no.code, no.param, no.headers)
 
-    def _admit(self, headers: dict[bytes, bytes], peer_uid: auth.PeerUid) -> None:
-        digests = self._table.now.key_digests
-        if digests:
-            if not auth.has_key(headers, digests):
+    def refuse(
+        self,
+        exchange: Exchange,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Headers | None = None,
+    ) -> None:
+        """An error in the form of the protocol that the client speaks."""
+        protocol = protocol_of(exchange.path, b"anthropic-version" in exchange.headers)
+        body = error_body(protocol, status, message, code=code, param=param)
+        exchange.answer(status, [JSON, *(headers or [])], body)
+
+    def _admit(self, exchange: Exchange) -> ClientKey | None:
+        keys = self._table.now.keys
+        if keys:
+            key = auth.key_of(exchange.headers, keys)
+            if key is None:
                 raise RefusedError(
                     401,
                     "an API key is needed: 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
                     code="invalid_api_key",
                 )
-            return
-        if reason := auth.keyless_refusal(headers, peer_uid(), self._own_uid):
+            return key
+        reason = auth.keyless_refusal(
+            exchange.headers, exchange.peer_uid(), self._own_uid
+        )
+        if reason:
             raise RefusedError(403, reason)
+        return None
 
-    async def _own(
-        self, path: str, method: str, protocol: Protocol, send: Send
+    def _own(
+        self, exchange: Exchange, protocol: Protocol, key: ClientKey | None
     ) -> None:
         """What the gateway answers itself."""
-        if path in RELAYED:
+        path = exchange.path
+        if path in API_OF:
             raise RefusedError(405, f"{path} takes POST", headers=[(b"allow", b"POST")])
-        routes = self._table.now.routes
-        if path == "/health":
-            ready = sum(bool(route.targets) for route in routes)
-            status = "draining" if self.draining else "ok"
-            body: Any = {"status": status, "models": len(routes), "ready": ready}
-        elif path == "/v1/models":
-            body = model_list(routes, protocol)
-        elif path.startswith("/v1/models/"):
-            body = model_card(self._find(path.removeprefix("/v1/models/")), protocol)
-        elif path == "/":
-            body = {
-                "lemnos": "an OpenAI- and Anthropic-compatible endpoint",
-                "try": "/v1/models",
-            }
-        else:
-            raise RefusedError(404, f"there is no {path} here", code="unknown_url")
-        if method not in ("GET", "HEAD"):
+        try:
+            found = self._page(path, exchange, protocol, key)
+        except NotFoundError:
+            raise RefusedError(
+                404, f"there is no {path} here", code="unknown_url"
+            ) from None
+        if exchange.method not in ("GET", "HEAD"):
             raise RefusedError(
                 405, f"{path} takes GET", headers=[(b"allow", b"GET, HEAD")]
             )
-        await answer(
-            send,
-            503 if path == "/health" and self.draining else 200,
-            orjson.dumps(body),
-        )
+        exchange.answer(found.status, [(b"content-type", found.kind)], found.body)
+
+    def _page(
+        self, path: str, exchange: Exchange, protocol: Protocol, key: ClientKey | None
+    ) -> Page:
+        if path == "/metrics":
+            accept = exchange.headers.get(b"accept", b"").decode("latin-1")
+            kind, body = self._metrics.render(accept)
+            return Page(200, body, kind.encode("latin-1"))
+        if path.startswith(MODELS):
+            return model_page(self._find(path.removeprefix(MODELS), key), protocol)
+        return page(path, self._table.now.table, protocol, self.draining, key)
+
+    # --- requests for a model
 
     async def _relayed(
-        self,
-        path: str,
-        scope: Scope,
-        headers: dict[bytes, bytes],
-        protocol: Protocol,
-        receive: Receive,
-        send: Send,
+        self, exchange: Exchange, protocol: Protocol, key: ClientKey | None
     ) -> None:
-        body = await _read_body(headers, receive)
-        if body is None:
-            return
-        route = self._route_of(path, body)
-        if not route.targets:
-            raise RefusedError(
-                503,
-                f"'{route.model}' has no replica that is ready; `lemnos ps` says why",
-                headers=[RETRY_AFTER],
-            )
-        query = scope["query_string"].decode("latin-1")
-        targets = order(route, self._relay.in_flight)
-        work = self._relay.to_first_that_answers(
-            targets,
-            f"{path}?{query}" if query else path,
-            scope["headers"],
-            body,
-            protocol,
-            send,
+        if self.draining:
+            raise RefusedError(503, "the endpoint is going away", headers=[RETRY_AFTER])
+        request = _parsed(exchange.body)
+        route = self._route_of(exchange.path, request, key)
+        ask = read_ask(
+            exchange.path, exchange.query, protocol, route, request, exchange.body
         )
-        await _while_connected(work, receive)
+        targets = self._targets(ask, exchange, key)
+        await self._served(ask, targets, exchange, key)
 
-    def _route_of(self, path: str, body: bytes) -> Route:
+    async def _served(
+        self, ask: Ask, targets: list[Target], exchange: Exchange, key: ClientKey | None
+    ) -> None:
+        """Relay within the key's limits, and write down what became of it."""
+        if key:
+            refusal = self._limits.admit(key, ask.route.model, exchange.begun)
+            if refusal:
+                after = refusal.retry_after_s
+                headers = self._limits.headers(key, exchange.begun)
+                if after is not None:
+                    headers.append((b"retry-after", b"%d" % max(1, -int(-after // 1))))
+                self._account(ask, exchange, key, Trip(exchange.begun), refusal.status)
+                raise RefusedError(
+                    refusal.status, refusal.message, code=refusal.code, headers=headers
+                )
+            self._limits.started(key, exchange.begun)
+        trip = Trip(exchange.begun)
+        self._fleet.retries.requested(exchange.begun)
         try:
-            request = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise RefusedError(400, f"the body is not valid JSON: {error}") from None
-        if not isinstance(request, dict):
-            raise RefusedError(400, "the body is not a JSON object")
+            await self._relay.to_first_that_answers(
+                ask, targets, exchange, trip, key.name if key else None
+            )
+        finally:
+            entry = self._account(ask, exchange, key, trip, exchange.status)
+            if key:
+                charged, cost = charge(ask, trip, entry)
+                self._limits.finished(key, charged, cost, time.monotonic())
+
+    def _targets(
+        self, ask: Ask, exchange: Exchange, key: ClientKey | None
+    ) -> list[Target]:
+        """Whom to ask, first to last."""
+        route = ask.route
+        refusals = [
+            no
+            for target in (*route.targets, *route.cloud)
+            if ask.api == "embeddings"
+            and (no := prompts.embedding_refusal(target.dimensions, ask.request))
+        ]
+        if refusals and len(refusals) == len(route.targets) + len(route.cloud):
+            raise RefusedError(400, refusals[0], param="dimensions")
+        able = [t for t in route.targets if not t.drained and speaks(t, ask)]
+        # A keyless endpoint never spends money.
+        cloud = [t for t in route.cloud if key and not t.drained and speaks(t, ask)]
+        if not able and not cloud:
+            raise self._nobody(ask)
+        previous = ask.request.get("previous_response_id")
+        if ask.api == "responses" and previous:
+            return [self._owner(str(previous), [*able, *cloud], key)]
+        if len(able) > 1 and len(ask.body) <= MAX_HASHED:
+            able = self._by_affinity(ask, able, exchange)
+        now = exchange.begun
+        seen = self._fleet.seen((*able, *cloud), now, route.policy == "local-within")
+        return order(route, able, cloud, seen)
+
+    def _by_affinity(
+        self, ask: Ask, able: list[Target], exchange: Exchange
+    ) -> list[Target]:
+        """Replicas with the one first that has the prompt's beginning in its cache."""
+        blocks = prompt_blocks(ask.api, ask.request)
+        session = session_of(exchange.headers, ask.request)
+        affinity = self._fleet.affinity(ask.route.model)
+        by_name = {target.name: target for target in able}
+        names = affinity.order(list(by_name), self._fleet.in_flight, blocks, session)
+        affinity.remember(names[0], blocks, session)
+        return [by_name[name] for name in names]
+
+    def _nobody(self, ask: Ask) -> RefusedError:
+        route = ask.route
+        if not route.targets and not route.cloud:
+            why = f"'{route.model}' has no replica that is ready; `lemnos ps` says why"
+            return RefusedError(503, why, headers=[RETRY_AFTER])
+        if not route.targets and route.cloud:
+            why = (
+                f"'{route.model}' has no replica that is ready, and an endpoint without keys "
+                "never spends money in a cloud"
+            )
+            return RefusedError(503, why, headers=[RETRY_AFTER])
+        if any(not target.drained for target in route.targets):
+            return RefusedError(
+                501,
+                f"no target of '{route.model}' serves {ask.path}",
+                code="unknown_url",
+            )
+        why = f"all replicas of '{route.model}' are drained"
+        return RefusedError(503, why, headers=[RETRY_AFTER])
+
+    def _owner(
+        self, answer_id: str, targets: list[Target], key: ClientKey | None
+    ) -> Target:
+        """The target that has an answer, which a single one is taken to have."""
+        owner = self._fleet.owner_of(answer_id, key.name if key else None)
+        found = next((target for target in targets if target.name == owner), None)
+        if found:
+            return found
+        if len(targets) == 1 and not self._fleet.knows_answer(answer_id):
+            return targets[0]
+        raise RefusedError(
+            400,
+            f"Previous response with id '{answer_id[:100]}' not found.",
+            code="previous_response_not_found",
+            param="previous_response_id",
+        )
+
+    async def _about_an_answer(
+        self, exchange: Exchange, protocol: Protocol, key: ClientKey | None
+    ) -> None:
+        """``/v1/responses/ID``: asked of the target that has it."""
+        answer_id = exchange.path.removeprefix(ANSWERS).partition("/")[0]
+        owner = self._fleet.owner_of(answer_id, key.name if key else None)
+        for route in self._table.now.table.routes:
+            for target in (*route.targets, *route.cloud):
+                if target.name == owner:
+                    ask = Ask(
+                        exchange.path, exchange.query, "responses", protocol, route,
+                        route.model, {}, exchange.body, False, exchange.method,
+                    )  # fmt: skip
+                    await self._served(ask, [target], exchange, key)
+                    return
+        raise RefusedError(404, f"Response with id '{answer_id[:100]}' not found.")
+
+    def _route_of(
+        self, path: str, request: dict[str, Any], key: ClientKey | None
+    ) -> Route:
         model = request.get("model")
-        routes = self._table.now.routes
+        routes = self._table.now.table.routes
         if model is None and path in NEED_NO_MODEL and len(routes) == 1:
             return routes[0]
         if not isinstance(model, str) or not model:
             raise RefusedError(400, "say which 'model' you want", param="model")
-        return self._find(model)
+        return self._find(model, key)
 
-    def _find(self, model: str) -> Route:
-        route = route_for(self._table.now, model)
+    def _find(self, model: str, key: ClientKey | None) -> Route:
+        routes = self._table.now.routes
+        route = routes.get(model)
         if route is not None:
             return route
-        known = [route.model for route in self._table.now.routes]
+        known = [name for name, r in routes.items() if may_use(key, r)]
         hint = near(model, known) or f"There are: {', '.join(known) or 'none'}."
         raise RefusedError(
             404,
@@ -195,76 +329,132 @@ class Gateway:
             param="model",
         )
 
+    # --- afterwards
 
-def model_list(routes: tuple[Route, ...], protocol: Protocol) -> dict[str, Any]:
-    """``GET /v1/models`` in the client's protocol."""
-    cards = [model_card(route, protocol) for route in routes]
-    if protocol == "openai":
-        return {"object": "list", "data": cards}
-    first, last = (routes[0].model, routes[-1].model) if routes else (None, None)
-    return {"data": cards, "has_more": False, "first_id": first, "last_id": last}
+    def _account(
+        self,
+        ask: Ask,
+        exchange: Exchange,
+        key: ClientKey | None,
+        trip: Trip,
+        status: int,
+    ) -> Entry:
+        """Write a request down; off the hot path, but for a few microseconds."""
+        entry = entry_of(
+            ask,
+            key,
+            trip,
+            status,
+            exchange.finished,
+            f"{self._prefix}{next(self._numbers):x}",
+        )
+        self._metrics.observe(entry)
+        if self._ledger:
+            self._ledger.record(entry)
+        self._log.write(entry, ask.request)
+        return entry
 
+    def _table_changed(self) -> None:
+        table = self._table.now.table
+        self._log.mode = table.log_requests
+        names = [
+            t.name for route in table.routes for t in (*route.targets, *route.cloud)
+        ]
+        self._fleet.keep_only(names)
+        for key in self._limits.update(table.keys):
+            if self._ledger:
+                now = time.time()
+                spent = self._ledger.spending(key.name, now - key.budget_days * 86400)
+                ages = [(max(0.0, now - at), dollars) for at, dollars in spent]
+                self._limits.seed(key, ages, time.monotonic())
 
-def model_card(route: Route, protocol: Protocol) -> dict[str, Any]:
-    """One model in the client's protocol."""
-    if protocol == "anthropic":
-        from datetime import UTC, datetime
-
-        created = datetime.fromtimestamp(route.created, UTC).isoformat()
-        return {
-            "type": "model",
-            "id": route.model,
-            "display_name": route.model,
-            "created_at": created.replace("+00:00", "Z"),
-        }
-    card = {
-        "id": route.model,
-        "object": "model",
-        "created": route.created,
-        "owned_by": "lemnos",
-    }
-    return card | ({"max_model_len": route.context} if route.context else {})
-
-
-async def _read_body(headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
-    """The whole body; None when the client went away before its end."""
-    announced = headers.get(b"content-length", b"0")
-    if announced.isdigit() and int(announced) > MAX_BODY:
-        raise RefusedError(413, f"the body is over {MAX_BODY} bytes")
-    chunks, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > MAX_BODY:
-            raise RefusedError(413, f"the body is over {MAX_BODY} bytes")
-        chunks.append(chunk)
-        if not message.get("more_body"):
-            return b"".join(chunks)
+    async def _prune(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self._relay.upstream.prune()
 
 
-async def _while_connected(work: Awaitable[None], receive: Receive) -> None:
-    """Do ``work``, and drop it at once when the client hangs up.
+def entry_of(
+    ask: Ask,
+    key: ClientKey | None,
+    trip: Trip,
+    status: int,
+    finished: bool,
+    request_id: str,
+) -> Entry:
+    """Pure, but for the clock: what became of a request."""
+    now = time.monotonic()
+    target, usage = trip.target, trip.usage
+    cost = compare = None
+    price = ask.route.compare or next(
+        (t.price for t in ask.route.cloud if t.price), None
+    )
+    if usage and target:
+        counts = (usage.input, usage.output, usage.cached)
+        if target.price:
+            cost = target.price.cost(*counts)
+        elif target.kind == "replica":
+            cost = 0.0
+        compare = price.cost(*counts) if price else None
+    ttft = trip.first_at - trip.begun if trip.first_at else None
+    tpot = None
+    if trip.first_at and trip.last_at and usage and usage.output > 1:
+        tpot = (trip.last_at - trip.first_at) / (usage.output - 1)
+    return Entry(
+        at=time.time() - (now - trip.begun),
+        request_id=request_id,
+        key=key.name if key else None,
+        model=ask.route.model,
+        target=target.name if target else None,
+        target_kind=target.kind if target else None,
+        target_model=(target.model or ask.route.model) if target else None,
+        api=ask.api,
+        streamed=ask.streamed,
+        status=status,
+        outcome=_outcome(trip, finished),
+        attempts=trip.attempts,
+        input_tokens=usage.input if usage else None,
+        output_tokens=usage.output if usage else None,
+        cached_tokens=usage.cached if usage else None,
+        ttft_s=ttft,
+        tpot_s=tpot,
+        duration_s=now - trip.begun,
+        cost_usd=cost,
+        compare_usd=compare,
+    )
 
-    Dropping it closes the connection to the target, which ends the engine's work too.
+
+def charge(ask: Ask, trip: Trip, entry: Entry) -> tuple[int, float]:
+    """Tokens and US dollars that count against a key's limits.
+
+    Who hangs up before a stream's end gets no usage reported, but has had the tokens: they
+    are estimated, four bytes of the request for one of the prompt and one for each event.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not gone.done() or gone.cancelled():
-            raise
+    if trip.usage:
+        return trip.usage.input + trip.usage.output, entry.cost_usd or 0.0
+    if not trip.target or not (trip.events or entry.outcome == "client-gone"):
+        return 0, 0.0
+    read = len(ask.body) // 4
+    price = trip.target.price
+    cost = price.cost(read, trip.events) if price else 0.0
+    return read + trip.events, cost
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _outcome(trip: Trip, finished: bool) -> Outcome:
+    if trip.attempts == 0:
+        return "refused"
+    if trip.broke_off:
+        return "broke-off"
+    if trip.answered:
+        return "ok"
+    return "failed" if finished else "client-gone"
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        request = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RefusedError(400, f"the body is not valid JSON: {error}") from None
+    if not isinstance(request, dict):
+        raise RefusedError(400, "the body is not a JSON object")
+    return request

@@ -18,23 +18,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lemnos.spec.targets import ClientKey
+
 Address = tuple[str, int]
 PeerUid = Callable[[], int | None]
 """Finds the user at a connection's other end: a look-up that endpoints with keys do without."""
 
 
-def has_key(headers: Mapping[bytes, bytes], digests: tuple[str, ...]) -> bool:
-    """Whether the Bearer token or x-api-key hashes to one of ``digests``; constant time."""
+def key_of(
+    headers: Mapping[bytes, bytes], keys: Mapping[str, ClientKey]
+) -> ClientKey | None:
+    """The key that the Bearer token or x-api-key is; ``keys`` by their SHA-256.
+
+    A look-up by digest tells nothing of a key, since nobody can choose a digest; what it
+    finds is compared in constant time.
+    """
     bearer = headers.get(b"authorization", b"")
     offered = [headers.get(b"x-api-key", b"")]
     if bearer[:7].lower() == b"bearer ":
         offered.append(bearer[7:].strip())
-    found = False
-    for key in filter(None, offered):
-        digest = hashlib.sha256(key).hexdigest()
-        for known in digests:
-            found |= hmac.compare_digest(digest, known)
-    return found
+    for secret in filter(None, offered):
+        digest = hashlib.sha256(secret).hexdigest()
+        key = keys.get(digest)
+        if key is not None and hmac.compare_digest(key.sha256, digest):
+            return key
+    return None
 
 
 def keyless_refusal(

@@ -145,13 +145,15 @@ class Ledger:
             log.error("%d entries of the ledger are lost: %s", lost, self.where)
         self._engine.dispose()
 
-    def spent(self, key: str, since: float) -> float:
-        """US dollars that ``key`` cost since an epoch second."""
+    def spending(self, key: str, since: float) -> list[tuple[float, float]]:
+        """What ``key`` cost since an epoch second, as pairs of (epoch second, US dollars): one
+        for each of UTC's days, at its last request."""
         row = _ledger.c
-        query = sa.select(sa.func.sum(row.cost_usd))
+        query = sa.select(sa.func.max(row.at), sa.func.sum(row.cost_usd))
+        query = query.where(row.key == key, row.at >= since, row.cost_usd > 0)
         with self._transaction() as connection:
-            total = connection.scalar(query.where(row.key == key, row.at >= since))
-        return float(total or 0.0)
+            sums = connection.execute(query.group_by(row.day)).all()
+        return [(float(at), float(dollars)) for at, dollars in sums]
 
     def totals(self, since: float, by: By) -> list[Total]:
         """Sums since an epoch second, by name; days are UTC's, as ``2026-11-21``."""

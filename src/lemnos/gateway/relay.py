@@ -1,192 +1,311 @@
-"""One request to one target, byte for byte, and what happens when that breaks."""
+"""One request to the first target that answers, byte for byte, and what happens when that breaks."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager
-from typing import Any
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import aiohttp
-from yarl import URL
-
+from lemnos.errors import UsageError
+from lemnos.gateway.answers import (
+    MalformedError,
+    Rewritten,
+    downstream_headers,
+    error_from,
+    request_bytes,
+    stream_translator,
+    whole_answer,
+)
+from lemnos.gateway.ask import Ask, Sent, prepare
+from lemnos.gateway.breaker import MISCONFIGURED, classify, retry_after_s
+from lemnos.gateway.fleet import Fleet
+from lemnos.gateway.routing import first_byte_s
+from lemnos.gateway.server import Exchange, Headers
 from lemnos.gateway.table import TargetKeys
+from lemnos.gateway.upstream import Answer, Patience, Upstream, UpstreamError, origin_of
 from lemnos.spec.targets import Target
-from lemnos.wire.errors import Protocol, error_body, error_event
-from lemnos.wire.sse import whole_events
+from lemnos.wire.errors import error_body, error_event
+from lemnos.wire.usage import EndlessEventError, StreamMeter, Usage
 
-CONNECT_S = 5.0
-IDLE_S = 600.0
-"""A target that sends nothing for so long has hung (a long prompt on a CPU takes minutes)."""
-KEEP_ALIVE_S = 3.0
-"""Less than the 5 s after which engines (uvicorn, cpp-httplib) close an idle connection: a
-request that is sent while they do would fail."""
-MAX_EVENT = 16 * 1024 * 1024
-"""What does not end an event within so many bytes is no stream of events."""
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+@dataclass(slots=True)
+class Trip:
+    """What became of a request so far. Times are monotonic seconds."""
 
-# RFC 9110, 7.6.1; and what belongs to one leg of the way only. Encodings do: a compressed
-# stream could not be ended with an error event.
-HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te "
-    b"trailer transfer-encoding upgrade".split()
-)
-NOT_UPSTREAM = HOP_BY_HOP | frozenset(
-    b"host content-length authorization x-api-key cookie origin referer expect "
-    b"accept-encoding".split()
-)
-NOT_DOWNSTREAM = HOP_BY_HOP | frozenset([b"server", b"date"])
+    begun: float
+    attempts: int = 0
+    target: Target | None = None
+    usage: Usage | None = None
+    events: int = 0
+    first_at: float | None = None
+    last_at: float | None = None
+    broke_off: bool = False
+    answered: bool = False
+    """A target's own answer went to the client, whole or in part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a target did not serve a request, and what the client reads if no other does."""
+
+    status: int
+    message: str
+    body: bytes = b""
+    """The target's own words, in the client's protocol; ours where empty."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class _RefusedError(Exception):
+    """A target answered, and another one is to be tried."""
+
+    def __init__(self, problem: Problem, outcome: str, wait_s: float | None) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+        self.outcome = outcome
+        self.wait_s = wait_s
+
+
+FAILURES = (UpstreamError, OSError, EndlessEventError, MalformedError)
 
 
 class Relay:
     """Sends requests to targets and answers back to clients."""
 
-    def __init__(self) -> None:
-        self.in_flight: Counter[str] = Counter()
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
         self._keys = TargetKeys()
-        self._pooled = _session(keepalive_timeout=KEEP_ALIVE_S)
-        self._fresh = _session(force_close=True)
-
-    async def close(self) -> None:
-        """Close the connections to targets."""
-        await self._pooled.close()
-        await self._fresh.close()
+        self.upstream = Upstream()
 
     async def to_first_that_answers(
         self,
-        targets: Iterable[Target],
-        path: str,
-        headers: Headers,
-        body: bytes,
-        protocol: Protocol,
-        send: Send,
+        ask: Ask,
+        targets: Sequence[Target],
+        exchange: Exchange,
+        trip: Trip,
+        key: str | None,
     ) -> None:
-        """Try targets in their order until one answers; 502 when none does.
+        """Try targets in their order until one answers; an error when none does.
 
-        The same request goes to the next target as long as no byte went to the client. A
-        target that hangs up without a word gets it once more, over a new connection: it
-        may have closed an idle one at the moment in which that was used again.
+        The same request goes to the next target as long as no byte went to the client.
         """
-        problem = ""
-        tries = ((t, s) for t in targets for s in (self._pooled, self._fresh))
-        refused = ""
-        for target, session in tries:
-            if target.name == refused:
-                continue
-            self.in_flight[target.name] += 1
+        problems: list[tuple[Target, Problem]] = []
+        for at, target in enumerate(targets):
+            if at and not self._fleet.retries.take(time.monotonic()):
+                break
+            trip.target = target
+            wait = first_byte_s(ask.route, targets, at, ask.streamed)
+            patience = Patience(target.connect_s, wait, target.idle_s)
             try:
-                upstream = session.post(
-                    URL(target.base_url + path, encoded=True),
-                    data=body,
-                    headers=self._headers_for(target, headers),
-                    allow_redirects=False,
-                )
-                await _relay(upstream, target, protocol, send)
+                sent = prepare(ask, target)
+            except UsageError as error:
+                problems.append((target, Problem(400, error.what)))
+                continue
+            problem = await self._try(ask, sent, target, patience, exchange, trip, key)
+            if problem is None:
                 return
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                problem = f"{target.name}: {str(error) or type(error).__name__}"
-                refused = "" if _hung_up(error) else target.name
-            finally:
-                self.in_flight[target.name] -= 1
-        message = f"no replica answered ({problem})"
-        await answer(send, 502, error_body(protocol, 502, message))
+            problems.append((target, problem))
+        _give_up(ask, problems, exchange)
 
-    def _headers_for(self, target: Target, headers: Headers) -> list[tuple[str, str]]:
-        """The client's headers, less its credentials, with the target's own key."""
-        kept = [
-            (key.decode("latin-1"), value.decode("latin-1"))
-            for key, value in headers
-            if key not in NOT_UPSTREAM
-        ]
-        if key := self._keys.of(target.key_file):
-            kept.append(("Authorization", f"Bearer {key}"))
-        return kept
+    async def _try(
+        self,
+        ask: Ask,
+        sent: Sent,
+        target: Target,
+        patience: Patience,
+        exchange: Exchange,
+        trip: Trip,
+        key: str | None,
+    ) -> Problem | None:
+        """None when the client has its answer, be it one that broke off."""
+        fleet, name, now = self._fleet, target.name, time.monotonic()
+        breaker, request = fleet.breaker(name), id(exchange)
+        fleet.in_flight[name] += 1
+        breaker.started(now)
+        if ask.streamed:
+            fleet.wait(name).began(request, now)
+        answer: Answer | None = None
+        outcome, wait_s = "abandoned", None
+        try:
+            answer = await self._send(ask, sent, target, patience, exchange, trip)
+            self._check(ask, sent, target, answer, await _refused_body(answer, target))
+            exchange.source = answer
+            if answer.header(b"content-type").startswith(b"text/event-stream"):
+                await self._stream(ask, sent, target, answer, exchange, trip, key)
+            else:
+                body = await answer.whole()
+                rewritten = whole_answer(ask, sent, answer.status, body)
+                self._note(rewritten, target, trip, key)
+                headers = downstream_headers(answer.headers, target.name)
+                exchange.answer(answer.status, headers, rewritten.body)
+            outcome = "failed" if trip.broke_off else "ok"
+            trip.answered = True
+            return None
+        except _RefusedError as refused:
+            outcome, wait_s = refused.outcome, refused.wait_s
+            return refused.problem
+        except FAILURES as error:
+            outcome = "failed"
+            return Problem(502, str(error) or type(error).__name__)
+        finally:
+            exchange.source = None
+            if answer:
+                answer.abort()
+            fleet.in_flight[name] -= 1
+            if ask.streamed:
+                fleet.wait(name).ended(request)
+            _tell(fleet, name, outcome, wait_s)
 
+    async def _send(
+        self,
+        ask: Ask,
+        sent: Sent,
+        target: Target,
+        patience: Patience,
+        exchange: Exchange,
+        trip: Trip,
+    ) -> Answer:
+        """The head of an answer. A target that hangs up without a word is asked once more over
+        a new connection: it may have closed an idle one when that was used again."""
+        origin, prefix = origin_of(target.base_url)
+        request = request_bytes(
+            ask.method,
+            prefix + sent.path,
+            origin.authority,
+            exchange.raw_headers,
+            target,
+            self._keys.of(target),
+            sent,
+        )
+        trip.attempts += 1
+        try:
+            return await self.upstream.send(origin, request, patience)
+        except UpstreamError as error:
+            if not error.hung_up:
+                raise
+        trip.attempts += 1
+        return await self.upstream.send(origin, request, patience, fresh=True)
 
-def _session(**connections: Any) -> aiohttp.ClientSession:
-    """A client that adds nothing of its own to a request."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, **connections),
-        timeout=aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_S, sock_read=IDLE_S
-        ),
-        auto_decompress=False,
-        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        cookie_jar=aiohttp.DummyCookieJar(),
-    )
-
-
-def _hung_up(error: Exception) -> bool:
-    """Whether a connection that stood was closed before any answer."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return False
-    return isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
-
-
-async def _relay(
-    upstream: AbstractAsyncContextManager[aiohttp.ClientResponse],
-    target: Target,
-    protocol: Protocol,
-    send: Send,
-) -> None:
-    """The target's answer to the client. Raises only while nothing has been sent to it."""
-    async with upstream as response:
-        kept = [
-            (key, value)
-            for key, value in response.raw_headers
-            if (low := key.lower()) not in NOT_DOWNSTREAM
-            and not low.startswith(b"access-control-")
-        ]
-        if not response.content_type.startswith("text/event-stream"):
-            # Read whole before the first byte goes out: while it is not out, another
-            # target can still answer.
-            whole = await response.read()
-            await _start(send, response.status, kept)
-            await send({"type": "http.response.body", "body": whole})
+    def _check(
+        self, ask: Ask, sent: Sent, target: Target, answer: Answer, body: bytes | None
+    ) -> None:
+        """Raise for an answer with which another target should be tried."""
+        if body is None:
             return
-        # A stream that breaks is longer than announced: it ends with an error event.
-        kept = [pair for pair in kept if pair[0].lower() != b"content-length"]
-        await _start(send, response.status, kept)
-        await _stream(response, target, protocol, send)
+        status, cloud = answer.status, target.kind == "cloud"
+        after = answer.header(b"retry-after")
+        verdict = classify(status, retry_after=bool(after), provider_key=cloud)
+        if verdict in ("ok", "client"):
+            return
+        if cloud and status in MISCONFIGURED:  # about our key: not the client's to read
+            why = f"answered {status}: its key, credit or model name in the gateway is wrong"
+            raise _RefusedError(Problem(502, why), verdict, None)
+        words = error_from(ask, sent, status, body)
+        headers = ((b"retry-after", after),) if after else ()
+        # 529 is Anthropic's own word for 503.
+        shown = 503 if status == 529 and ask.api != sent.api else status
+        problem = Problem(shown, f"answered {status}", words, headers)
+        raise _RefusedError(problem, verdict, retry_after_s(after, time.time()))
+
+    async def _stream(
+        self,
+        ask: Ask,
+        sent: Sent,
+        target: Target,
+        answer: Answer,
+        exchange: Exchange,
+        trip: Trip,
+        key: str | None,
+    ) -> None:
+        """Whole events as they come. A stream that breaks after its first byte ends with an
+        error event in the client's protocol; before that, another target can still answer."""
+        meter = StreamMeter(sent.api, sent.drop_usage, sent.rename)
+        translator = stream_translator(ask, sent)
+        headers = downstream_headers(answer.headers, target.name)
+        waits = self._fleet.wait(target.name)
+
+        def on_data(chunk: bytes) -> None:
+            data = meter.feed(chunk)
+            if not data:
+                return
+            trip.last_at = time.monotonic()
+            if not exchange.status:
+                if meter.error and meter.events <= 1:
+                    raise UpstreamError(f"answered an error: {meter.error[:200]}")
+                exchange.start(answer.status, headers)
+                trip.first_at = trip.last_at
+                waits.spoke(id(exchange), trip.last_at)
+                if exchange.stalled:
+                    answer.pause()
+            if translator:
+                data = translator.feed(data)
+            if data:
+                exchange.write(data)
+
+        why, rest = "", b""
+        try:
+            await answer.push(on_data)
+            rest = meter.finish()
+            if not meter.ended and not meter.error and meter.events:
+                why = f"{target.name} broke off: the stream has no end"
+        except FAILURES as error:
+            if not exchange.status:
+                raise
+            why = f"{target.name} broke off: {error}"
+        finally:  # for a client that goes away too
+            trip.usage, trip.events = meter.usage, meter.events
+            trip.broke_off = bool(why) or meter.error is not None
+            if meter.response_id:
+                self._fleet.remember_answer(meter.response_id, target.name, key)
+        if not exchange.status:
+            exchange.start(answer.status, headers)
+        if rest and not why:
+            exchange.write(translator.feed(rest) if translator else rest)
+        if why and not (translator and translator.ended):
+            exchange.write(error_event(ask.protocol, 502, why))
+        elif translator and (last := translator.end()):
+            exchange.write(last)
+        exchange.finish()
+
+    def _note(
+        self, rewritten: Rewritten, target: Target, trip: Trip, key: str | None
+    ) -> None:
+        trip.usage = rewritten.usage
+        if rewritten.response_id:
+            self._fleet.remember_answer(rewritten.response_id, target.name, key)
 
 
-async def answer(
-    send: Send, status: int, body: bytes, *, headers: Headers | None = None
+async def _refused_body(answer: Answer, target: Target) -> bytes | None:
+    """The body of an answer that is no success; None of one that is."""
+    if answer.status < 300:
+        return None
+    return await answer.whole()
+
+
+def _tell(fleet: Fleet, name: str, outcome: str, wait_s: float | None) -> None:
+    """What a try said about its target."""
+    breaker, now = fleet.breaker(name), time.monotonic()
+    if outcome == "ok":
+        breaker.succeeded(now)
+    elif outcome == "failed":
+        breaker.failed(now)
+    elif outcome == "busy":
+        breaker.busy(now, wait_s)
+    else:
+        breaker.abandoned(now)
+
+
+def _give_up(
+    ask: Ask, problems: Sequence[tuple[Target, Problem]], exchange: Exchange
 ) -> None:
-    """A whole JSON answer."""
-    length = (b"content-length", str(len(body)).encode())
-    kind = (b"content-type", b"application/json")
-    await _start(send, status, [kind, length, *(headers or [])])
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _start(send: Send, status: int, headers: Headers) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-
-
-async def _stream(
-    response: aiohttp.ClientResponse, target: Target, protocol: Protocol, send: Send
-) -> None:
-    """Whole events as they come. A stream that breaks ends with an error event.
-
-    An event that has only begun is held back until it is whole: if it never is, the
-    client gets an error event instead of half a line of JSON.
-    """
-    held = b""
-    try:
-        async for chunk in response.content.iter_any():
-            seen = len(held)
-            held += chunk
-            if whole := whole_events(held, seen):
-                body, held = held[:whole], held[whole:]
-                await send(
-                    {"type": "http.response.body", "body": body, "more_body": True}
-                )
-            if len(held) > MAX_EVENT:
-                raise aiohttp.ClientPayloadError("an event without an end")
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        why = str(error) or type(error).__name__
-        held = error_event(protocol, 502, f"{target.name} broke off: {why}")
-    await send({"type": "http.response.body", "body": held})
+    """No target answered: the last one's own words, or all of their problems in a sentence."""
+    last = problems[-1][1]
+    headers: Headers = [(b"content-type", b"application/json"), *last.headers]
+    if last.body:
+        exchange.answer(last.status, headers, last.body)
+        return
+    said = "; ".join(
+        f"{target.name}: {problem.message}" for target, problem in problems
+    )
+    status = last.status if len(problems) == 1 else 502
+    body = error_body(ask.protocol, status, f"no target answered ({said})")
+    exchange.answer(status, headers, body)

@@ -4,17 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from lemnos.errors import LemnosError
-from lemnos.spec.targets import TARGETS_VERSION, TargetTable
+from lemnos.gateway.routing import routes_by_name
+from lemnos.spec.targets import TARGETS_VERSION, ClientKey, Route, Target, TargetTable
 
 POLL_S = 0.25
-"""Between looks at the file; a stat works on network file systems, where inotify does not."""
+"""Between looks at the files; a stat works on network file systems, where inotify does not."""
 
 log = logging.getLogger("lemnos.gateway")
+
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class View:
+    """A table as requests use it; replaced as a whole."""
+
+    table: TargetTable
+    routes: dict[str, Route]
+    """By every name that clients may ask for; registered replicas are among the targets."""
+    keys: dict[str, ClientKey]
+    """By their SHA-256."""
+
+
+def view_of(table: TargetTable, registered: dict[str, TargetTable]) -> View:
+    """Pure: the table with the replicas that deployments registered in tables of their own."""
+    routes = tuple(_joined(route, registered) for route in table.routes)
+    table = table.model_copy(update={"routes": routes})
+    keys = {key.sha256: key for key in table.keys}
+    return View(table, routes_by_name(table), keys)
+
+
+def _joined(route: Route, registered: dict[str, TargetTable]) -> Route:
+    joined: list[Target] = list(route.targets)
+    context = route.context
+    for path in route.registered:
+        for other in registered[path].routes if path in registered else ():
+            context = context or other.context
+            joined += [_as_member(t, other.model, path) for t in other.targets]
+    return route.model_copy(update={"targets": tuple(joined), "context": context})
+
+
+def _as_member(target: Target, model: str, path: str) -> Target:
+    """Replicas of every deployment are called engine-0: the deployment's name sets them apart."""
+    name = f"{Path(path).parent.name}/{target.name}"
+    return target.model_copy(update={"name": name, "model": target.model or model})
 
 
 def read_table(path: Path) -> TargetTable:
@@ -40,48 +81,85 @@ class WatchedTable:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = self._stamp()
-        self.now = read_table(path)
+        self._table = read_table(path)
+        self._registered: dict[str, TargetTable] = {}
+        self._stamps: dict[str, Stamp] = {str(path): _stamp(path)}
+        self._read_registered()
+        self.now = view_of(self._table, self._registered)
 
-    async def watch(self) -> None:
-        """Look for changes for ever."""
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """Look for changes for ever; ``changed`` is called after each."""
         while True:
             await asyncio.sleep(POLL_S)
-            self.refresh()
+            if self.refresh():
+                changed()
 
-    def refresh(self) -> None:
-        """Read the table again if the file is another one than before."""
-        stamp = self._stamp()
-        if stamp == self._seen:
-            return
-        self._seen = stamp
-        try:
-            self.now = read_table(self._path)
-        except LemnosError as error:
-            log.warning("%s; revision %d stays", error.what, self.now.revision)
+    def refresh(self) -> bool:
+        """Read what was replaced; whether anything was."""
+        table_changed = self._is_new(self._path)
+        if table_changed:
+            try:
+                self._table = read_table(self._path)
+            except LemnosError as error:
+                log.warning("%s; revision %d stays", error.what, self._table.revision)
+        if not self._read_registered() and not table_changed:
+            return False
+        self.now = view_of(self._table, self._registered)
+        return True
 
-    def _stamp(self) -> tuple[int, int, int]:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return (0, 0, 0)
-        return (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    def _read_registered(self) -> bool:
+        """Read the tables that deployments replaced; one that went takes its replicas along."""
+        wanted = {name for route in self._table.routes for name in route.registered}
+        changed = False
+        for name in wanted:
+            if not self._is_new(Path(name)):
+                continue
+            changed = True
+            try:
+                self._registered[name] = read_table(Path(name))
+            except LemnosError as error:
+                gone = self._registered.pop(name, None)
+                if gone:
+                    log.warning("%s: %s", name, error.what)
+        for name in set(self._registered) - wanted:
+            del self._registered[name]
+            self._stamps.pop(name, None)
+        return changed
+
+    def _is_new(self, path: Path) -> bool:
+        stamp = _stamp(path)
+        known = self._stamps.get(str(path))
+        self._stamps[str(path)] = stamp
+        return stamp != known
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
 
 class TargetKeys:
-    """The bearer keys of targets, read from the files that the table names."""
+    """The keys of targets, from the files and variables that the table names."""
 
     def __init__(self) -> None:
         self._keys: dict[str, tuple[int, str]] = {}
 
-    def of(self, key_file: str | None) -> str | None:
-        """The key in ``key_file``, read again when the file was replaced."""
-        if key_file is None:
+    def of(self, target: Target) -> str | None:
+        """The target's key, read again when its file was replaced. OSError if it is not there."""
+        if target.key_env:
+            key = os.environ.get(target.key_env, "").strip()
+            if not key:
+                raise FileNotFoundError(2, f"{target.key_env} is not set")
+            return key
+        if target.key_file is None:
             return None
-        path = Path(key_file)
+        path = Path(target.key_file).expanduser()
         written = path.stat().st_mtime_ns
-        known = self._keys.get(key_file)
+        known = self._keys.get(target.key_file)
         if known is None or known[0] != written:
             known = (written, path.read_text().strip())
-            self._keys[key_file] = known
+            self._keys[target.key_file] = known
         return known[1]

@@ -14,9 +14,7 @@ from lemnos.spec.base import Value
 
 TARGETS_VERSION = 2
 
-Api = Literal[
-    "chat", "completions", "embeddings", "messages", "responses", "tokenize"
-]
+Api = Literal["chat", "completions", "embeddings", "messages", "responses", "tokenize"]
 """A family of endpoints that a target has or lacks: ``messages`` is Anthropic's, with its
 count_tokens; ``tokenize`` has detokenize too."""
 
@@ -45,11 +43,15 @@ class Price(Value):
     as_of: str
     """The day on which it was read, ``2026-11-21``."""
 
-    def cost(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> float:
+    def cost(
+        self, input_tokens: int, output_tokens: int, cached_tokens: int = 0
+    ) -> float:
         """US dollars; ``cached_tokens`` are among ``input_tokens``."""
         cached = self.input if self.cached_input is None else self.cached_input
         fresh = input_tokens - cached_tokens
-        micro = fresh * self.input + cached_tokens * cached + output_tokens * self.output
+        micro = (
+            fresh * self.input + cached_tokens * cached + output_tokens * self.output
+        )
         return micro / 1e6
 
 

@@ -205,7 +205,8 @@ def test_no_replica_is_503_with_retry_after(start: Start) -> None:
     gateway = start()
     got = gateway.post()
     assert got.status_code == 503 and got.headers["retry-after"] == "2"
-    assert gateway.get("/health").json() == {"status": "ok", "models": 1, "ready": 0}
+    health = {"status": "ok", "models": 1, "ready": 0, "revision": 1}
+    assert gateway.get("/health").json() == health
     got = gateway.post(path="/v1/messages")
     assert got.json()["error"]["type"] == "overloaded_error"
 

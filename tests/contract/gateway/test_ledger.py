@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from lemnos.errors import LemnosError
 from lemnos.gateway.ledger import Ledger, Total, sqlite_url
 from tests import postgres
-from tests.entries import ENTRY, entry, refused
+from tests.entries import ENTRY, entry, refused, spent
 from tests.waiting import until
 
 pytestmark = pytest.mark.xdist_group("postgres")  # one server for all of them
@@ -72,9 +72,9 @@ def test_rows_and_sums(url: str, server: postgres.Server) -> None:
         "Qwen/Qwen3", "chat", True, 200, "ok", 1, 100, 20, 60, 0.03, 0.02, 0.4, None, 0.25,
     )  # fmt: skip
     reader = Ledger(server.socket_url)
-    assert reader.spent("app", 0) == 0.75
-    assert reader.spent("app", midnight) == 0.25
-    assert reader.spent("nobody", 0) == 0.0
+    assert spent(reader, "app", 0) == 0.75
+    assert spent(reader, "app", midnight) == 0.25
+    assert spent(reader, "nobody", 0) == 0.0
     assert reader.totals(0, "day")[:2] == [
         Total("2024-10-03", 1, 0, 2**40, 20, 60, 0.5, 0.25),
         Total("2024-10-04", 2, 1, 0, 20, 60, 0.25, 0.25),

@@ -1,4 +1,4 @@
-"""Routing and admission: the gateway's decisions."""
+"""Admission: who a client is, and what it is told of models."""
 
 from __future__ import annotations
 
@@ -6,36 +6,9 @@ import socket
 import struct
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lemnos.gateway import auth
-from lemnos.gateway.app import model_list
-from lemnos.gateway.routing import order, route_for
-from lemnos.spec.targets import Route, Target, TargetTable
-
-TARGETS = tuple(
-    Target(name=f"e{n}", base_url=f"http://127.0.0.1:{n}") for n in range(4)
-)
-ROUTE = Route(model="m", targets=TARGETS)
-
-
-def test_routes_by_name() -> None:
-    table = TargetTable(revision=1, routes=(ROUTE,))
-    assert route_for(table, "m") == ROUTE
-    assert route_for(table, "M") is None
-
-
-@given(st.dictionaries(st.sampled_from([t.name for t in TARGETS]), st.integers(0, 9)))
-def test_the_least_loaded_first_and_every_target_once(load: dict[str, int]) -> None:
-    ordered = order(ROUTE, load)
-    assert sorted(t.name for t in ordered) == [t.name for t in TARGETS]
-    loads = [load.get(t.name, 0) for t in ordered]
-    assert loads == sorted(loads)
-
-
-def test_equals_stay_in_the_tables_order() -> None:
-    assert tuple(order(ROUTE, {})) == TARGETS
+from lemnos.gateway.desk import model_list
 
 
 def test_no_models_in_both_protocols() -> None:

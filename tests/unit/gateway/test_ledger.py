@@ -12,7 +12,7 @@ import pytest
 from lemnos.errors import LemnosError, UsageError
 from lemnos.gateway import ledger as module
 from lemnos.gateway.ledger import Ledger, Total, sqlite_url
-from tests.entries import ENTRY, entry, refused
+from tests.entries import ENTRY, entry, refused, spent
 from tests.waiting import until
 
 DAY = 86_400
@@ -68,9 +68,9 @@ def test_sums(tmp_path: Path) -> None:
     ledger.record(refused(at=midnight + 10, model="other"))
     ledger.close()
     reader = Ledger(sqlite_url(tmp_path / "ledger.db"))
-    assert reader.spent("app", 0) == 0.75
-    assert reader.spent("app", midnight) == 0.25
-    assert reader.spent("nobody", 0) == 0.0
+    assert spent(reader, "app", 0) == 0.75
+    assert spent(reader, "app", midnight) == 0.25
+    assert spent(reader, "nobody", 0) == 0.0
     assert reader.totals(0, "day") == [
         Total("2024-10-03", 1, 0, 100, 20, 60, 0.5, 0.25),
         Total("2024-10-04", 3, 1, 100, 40, 120, 0.25, 0.75),
