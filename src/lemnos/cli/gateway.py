@@ -56,7 +56,16 @@ def check(file: File, as_json: Json = False) -> None:
 @app.command("apply")
 def apply(file: File, as_json: Json = False) -> None:
     """Put a file in force; a running gateway has it within a second, and drops no request."""
-    _, revision, new = _apply(file)
+    from lemnos.deployments import gateways
+
+    files, revision, new = _apply(file)
+    if gateways.runs_otherwise(files, gateways.gateway_job(files, revision)):
+        _warn(
+            (
+                "the address, certificate or ledger is another than that of the running "
+                f"gateway: `lemnos gateway stop {files.name}`, then run it again",
+            )
+        )
     if as_json:
         print_json({"revision": revision.number, "new": new})
         return

@@ -125,7 +125,11 @@ def stay(files: GatewayFiles, revision: Revision) -> None:
     """Become the gateway: the process's own output and signals. Does not return."""
     job = gateway_job(files, revision)
     if already_runs(files, job):
-        raise UsageError("runs already", where=files.name, fix="lemnos gateway stop")
+        raise UsageError(
+            "runs already",
+            where=f"gateway {files.name}",
+            fix=f"lemnos gateway stop {files.name}",
+        )
     _check_port(job)
     mark = LocalLauncher(_owner(files)).mark(JOB)
     os.execve(sys.executable, job.command.argv, os.environ | {MARK: mark})
@@ -133,20 +137,25 @@ def stay(files: GatewayFiles, revision: Revision) -> None:
 
 def already_runs(files: GatewayFiles, job: Job) -> bool:
     """Whether it runs as ``job`` says; LemnosError where it runs otherwise."""
-    pid = pid_of(files)
-    if pid is None:
+    if pid_of(files) is None:
         return False
-    try:
-        argv = psutil.Process(pid).cmdline()
-    except psutil.Error:
-        return False
-    if argv[1:] != list(job.command.argv[1:]):
+    if runs_otherwise(files, job):
         raise LemnosError(
             "runs with another address, certificate or ledger, which are read at the start",
-            where=files.name,
+            where=f"gateway {files.name}",
             fix=f"lemnos gateway stop {files.name}, then run it again",
         )
     return True
+
+
+def runs_otherwise(files: GatewayFiles, job: Job) -> bool:
+    """Whether it runs, and was started in another way than ``job`` says."""
+    pid = pid_of(files)
+    try:
+        argv = psutil.Process(pid).cmdline() if pid else None
+    except psutil.Error:  # it ended meanwhile
+        return False
+    return argv is not None and argv[1:] != list(job.command.argv[1:])
 
 
 def pid_of(files: GatewayFiles) -> int | None:

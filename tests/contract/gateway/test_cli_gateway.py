@@ -126,6 +126,7 @@ def test_a_gateway_runs_follows_its_file_and_stops(
         until(lambda: ask(port).json() == {"by": 1})
 
         moved = write(tmp_path / "moved.yaml", f"{{url: {first.url}}}", port=5367)
+        assert "then run it again" in lemnos("gateway", "apply", str(moved)).stderr
         assert "read at the start" in failing("gateway", "run", str(moved))
         assert "is stopped" in lemnos("gateway", "stop").stdout
     assert report("gateway", "status")[0]["pid"] is None
