@@ -34,7 +34,9 @@ def connect(
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(help="The endpoint; what `lemnos up` started by default."),
+        typer.Option(
+            help="The endpoint; the gateway or deployment that runs here by default."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model to ask for.")] = None,
     key_file: Annotated[
@@ -187,22 +189,42 @@ def _access(
     key_file: Path | None,
     embedding_model: str | None,
 ) -> Access:
-    """The endpoint that the options name, or the one that runs here."""
+    """The endpoint that the options name, or the one that runs here: a gateway before several
+    deployments comes before a deployment."""
     import lemnos
     from lemnos.connect.access import access
 
-    if url is None:
+    if url is not None:
+        return access(url, model or "", key_file, embedding_model)
+    keys: str | Path | None = key_file
+    if gateway := _gateway():
+        url, keyed = gateway
+    else:
         running = lemnos.endpoint()
         endpoint = running.status.plan.spec.endpoint
-        keys = key_file or endpoint.api_key_file
-        if endpoint.has_keys and not keys:
-            raise UsageError(
-                "asks for a key",
-                where=running.url,
-                fix="name its file: --key-file FILE",
-            )
-        return access(running.status.url, model or running.model, keys, embedding_model)
-    return access(url, model or "", key_file, embedding_model)
+        url, model = running.status.url, model or running.model
+        keyed, keys = endpoint.has_keys, key_file or endpoint.api_key_file
+    if keyed and not keys:
+        raise UsageError(
+            "asks for a key", where=url, fix="name the file of yours: --key-file FILE"
+        )
+    return access(url, model or "", keys, embedding_model)
+
+
+def _gateway() -> tuple[str, bool] | None:
+    """The URL of the only `lemnos gateway` that runs, and whether it asks for keys."""
+    from lemnos.deployments import gateways
+    from lemnos.gateway import revisions
+
+    running = [
+        revision
+        for files in revisions.gateways()
+        if (revision := revisions.current(files)) and gateways.pid_of(files)
+    ]
+    if len(running) > 1:
+        urls = ", ".join(revision.listen.url for revision in running)
+        raise UsageError(f"several gateways run: {urls}", fix="choose one: --url URL")
+    return (running[0].listen.url, bool(running[0].table.keys)) if running else None
 
 
 def _with_model(access: Access) -> Access:
