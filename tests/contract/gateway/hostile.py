@@ -282,6 +282,8 @@ def serving(
     """
 
     def by_model(writer: upstream.Writer) -> Any:
+        # That the gateway resets a connection is meant, and no error for the log.
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         request = json.loads(engine.asked[-1].body or b"{}")
         script = scripts.get(str(request.get("model")))
         return (script or echo(request))(writer)
