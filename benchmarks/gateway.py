@@ -163,6 +163,7 @@ COLUMNS = {
     "small": {
         "cpu_us": "CPU us/request",
         "requests_per_s": "requests/s",
+        "alone_per_s": "without the noise",
         "added_p50_us": "added p50 us at 50/s",
         "added_p99_us": "added p99 us",
         "p50_us": "p50 us",
