@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -39,9 +40,9 @@ class Entry:
     before_sha256: str
     after_sha256: str
     url: str
+    """This and what follows: what its client uses, for ``--check``."""
     key_file: str | None
     model: str
-    """What its clients use; for ``--check``."""
     embedding_model: str | None = None
 
 
@@ -82,9 +83,10 @@ def apply(
     """Edit the file with ``edit``, keep what was there, and give a line for each key changed.
 
     Connecting again starts from the file as it would be without us. ``private`` takes it away
-    from other users' eyes. ``details`` are Entry's ``url``, ``key_file``, ``model`` and ``embedding_model``.
+    from other users' eyes. ``details`` are Entry's ``url``, ``key_file``, ``model`` and
+    ``embedding_model``.
     """
-    path = path.expanduser().resolve()
+    path = Path(os.path.realpath(path.expanduser()))
     home = _home(app, path)
     now = read_text(path)
     existed, made, mode = now is not None, _missing(path.parent), _mode(path)
@@ -137,7 +139,7 @@ def undo(entry: Entry) -> Taken:
 def entries(app: str | None = None, path: Path | None = None) -> list[Entry]:
     """The files that are connected: all, an app's, or the one at ``path``."""
     found = [_load(home) for home in sorted(_root().glob("*/"))]
-    wanted = str(path.expanduser().resolve()) if path else None
+    wanted = os.path.realpath(path.expanduser()) if path else None
     return [
         entry
         for entry in found

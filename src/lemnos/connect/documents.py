@@ -48,7 +48,8 @@ def read(kind: Kind, text: str, where: str) -> MutableMapping[str, Any]:
 def edited(kind: Kind, text: str, edits: Edits, where: str, like: Any = None) -> str:
     """``text`` with the keys of ``edits`` as they shall be, and everything else as it was.
 
-    New keys come last, or where a document ``like`` this one has them. Raises LemnosError if the text cannot be read, or if an edit would reach other keys too.
+    New keys come last, or where a document ``like`` this one has them. Raises LemnosError if the
+    text cannot be read, or if an edit would reach other keys too.
     """
     if "\r\n" in text:
         made = edited(kind, text.replace("\r\n", "\n"), edits, where, like)
@@ -205,7 +206,7 @@ def _check(old: Any, new: Any, edits: Edits, where: str) -> None:
             wrong.append(path)
     if wrong:
         raise LemnosError(
-            f"'{'.'.join(wrong[0])}' is shared with other keys (a YAML alias), so it cannot be edited alone",
+            f"'{'.'.join(map(str, wrong[0]))}' is shared with other keys (a YAML alias), so it cannot be edited alone",
             where=where,
             fix="write it out, without '&' and '*'",
         )

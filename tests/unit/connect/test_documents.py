@@ -128,6 +128,9 @@ def test_an_alias_carries_no_edit_to_other_keys() -> None:
     merged = "base: &x {extra: a}\none:\n  <<: *x\n"
     with pytest.raises(LemnosError, match=r"'one.extra' is shared"):
         edited("yaml", merged, {("one", "extra"): GONE}, "f")
+    numbered = "7: &x {model: a}\ntwo: *x\n"
+    with pytest.raises(LemnosError, match=r"'7.model' is shared"):
+        edited("yaml", numbered, {("two", "model"): "m"}, "f")
     alone = edited("yaml", merged, {("one", "model"): "m"}, "f")
     assert yaml.safe_load(alone)["one"] == {"extra": "a", "model": "m"}
 
