@@ -167,7 +167,7 @@ class Affinity:
         """
         if len(replicas) < 2:
             return list(replicas)
-        cached = [self._cached_kib(replica, blocks) for replica in replicas]
+        cached = [self.cached_kib(replica, blocks) for replica in replicas]
         most = max(cached)
         home = self._home(replicas, session)
         flying = [loads.get(replica, 0) for replica in replicas]
@@ -208,15 +208,12 @@ class Affinity:
         self._served.pop(replica, None)
         self._recent = deque(name for name in self._recent if name != replica)
 
-    def __len__(self) -> int:
-        """Hashes kept, of all replicas."""
-        return sum(len(kept) for kept in self._kept.values())
-
-    def _cached_kib(self, replica: str, blocks: Sequence[int]) -> float:
-        """How much of a prompt's beginning went to a replica, by bisection: there are no holes."""
+    def cached_kib(self, replica: str, blocks: Sequence[int]) -> float:
+        """How much of a prompt's beginning was sent to ``replica``, in KiB: 0 where nothing was."""
         kept = self._kept.get(replica)
         if not kept or not blocks or blocks[0] not in kept:
             return 0.0
+        # By bisection, since what is kept has no holes.
         known, end = 1, min(len(blocks), len(_EDGES))
         while known < end:
             middle = (known + end + 1) // 2
@@ -225,6 +222,10 @@ class Affinity:
             else:
                 end = middle - 1
         return _EDGES[known - 1] / _KIB
+
+    def __len__(self) -> int:
+        """Hashes kept, of all replicas."""
+        return sum(len(kept) for kept in self._kept.values())
 
     def _home(self, replicas: Sequence[str], session: str | None) -> str | None:
         """Which of the replicas the session was sent to last."""
