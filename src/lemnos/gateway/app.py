@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import time
 from typing import Any
 
@@ -30,7 +31,7 @@ from lemnos.wire.errors import Protocol, error_body, protocol_of
 
 NEED_NO_MODEL = frozenset(("/tokenize", "/detokenize"))
 """llama.cpp's form of these has no model: the only one is meant, where there is one."""
-ANSWERS = "/v1/responses/"
+ANSWERS = re.compile(r"/v1/responses/([A-Za-z0-9_-]{1,200})(/cancel|/input_items)?")
 MODELS = "/v1/models/"
 MAX_HASHED = 4 * 1024 * 1024
 """Larger bodies (images) are routed by load alone."""
@@ -99,8 +100,8 @@ class Gateway:
                 key = self._admit(exchange)
             if exchange.path in API_OF and exchange.method == "POST":
                 await self._relayed(exchange, protocol, key)
-            elif exchange.path.startswith(ANSWERS):
-                await self._about_an_answer(exchange, protocol, key)
+            elif found := ANSWERS.fullmatch(exchange.path):
+                await self._about_an_answer(exchange, protocol, key, found[1])
             else:
                 self._own(exchange, protocol, key)
         except RefusedError as no:
@@ -149,7 +150,7 @@ class Gateway:
             found = self._page(path, exchange, protocol, key)
         except NotFoundError:
             raise RefusedError(
-                404, f"there is no {path} here", code="unknown_url"
+                404, f"there is no {_shown(path)} here", code="unknown_url"
             ) from None
         if exchange.method not in ("GET", "HEAD"):
             raise RefusedError(
@@ -187,20 +188,21 @@ class Gateway:
         self, ask: Ask, targets: list[Target], exchange: Exchange, key: ClientKey | None
     ) -> None:
         """Relay within the key's limits, and write down what became of it."""
+        now = time.monotonic()  # a body may have taken a minute
         if key:
-            refusal = self._limits.admit(key, ask.route.model, exchange.begun)
+            refusal = self._limits.admit(key, ask.route.model, now)
             if refusal:
                 after = refusal.retry_after_s
-                headers = self._limits.headers(key, exchange.begun)
+                headers = self._limits.headers(key, now)
                 if after is not None:
                     headers.append((b"retry-after", b"%d" % max(1, -int(-after // 1))))
                 self._account(ask, exchange, key, Trip(exchange.begun), refusal.status)
                 raise RefusedError(
                     refusal.status, refusal.message, code=refusal.code, headers=headers
                 )
-            self._limits.started(key, exchange.begun)
+            self._limits.started(key, now)
         trip = Trip(exchange.begun)
-        self._fleet.retries.requested(exchange.begun)
+        self._fleet.retries.requested(now)
         try:
             await self._relay.to_first_that_answers(
                 ask, targets, exchange, trip, key.name if key else None
@@ -234,8 +236,8 @@ class Gateway:
             return [self._owner(str(previous), [*able, *cloud], key)]
         if len(able) > 1 and len(ask.body) <= MAX_HASHED:
             able = self._by_affinity(ask, able, exchange)
-        now = exchange.begun
-        seen = self._fleet.seen((*able, *cloud), now, route.policy == "local-within")
+        waits = route.policy == "local-within"
+        seen = self._fleet.seen((*able, *cloud), time.monotonic(), waits)
         return order(route, able, cloud, seen)
 
     def _by_affinity(
@@ -282,16 +284,21 @@ class Gateway:
             return targets[0]
         raise RefusedError(
             400,
-            f"Previous response with id '{answer_id[:100]}' not found.",
+            f"Previous response with id '{_shown(answer_id)}' not found.",
             code="previous_response_not_found",
             param="previous_response_id",
         )
 
     async def _about_an_answer(
-        self, exchange: Exchange, protocol: Protocol, key: ClientKey | None
+        self,
+        exchange: Exchange,
+        protocol: Protocol,
+        key: ClientKey | None,
+        answer_id: str,
     ) -> None:
         """``/v1/responses/ID``: asked of the target that has it."""
-        answer_id = exchange.path.removeprefix(ANSWERS).partition("/")[0]
+        if exchange.method not in ("GET", "DELETE", "POST"):
+            raise RefusedError(405, f"{exchange.path} takes GET, DELETE or POST")
         owner = self._fleet.owner_of(answer_id, key.name if key else None)
         for route in self._table.now.table.routes:
             for target in (*route.targets, *route.cloud):
@@ -302,7 +309,7 @@ class Gateway:
                     )  # fmt: skip
                     await self._served(ask, [target], exchange, key)
                     return
-        raise RefusedError(404, f"Response with id '{answer_id[:100]}' not found.")
+        raise RefusedError(404, f"Response with id '{answer_id}' not found.")
 
     def _route_of(
         self, path: str, request: dict[str, Any], key: ClientKey | None
@@ -324,7 +331,7 @@ class Gateway:
         hint = near(model, known) or f"There are: {', '.join(known) or 'none'}."
         raise RefusedError(
             404,
-            f"the model '{model[:100]}' does not exist here. {hint}",
+            f"the model '{_shown(model)}' does not exist here. {hint}",
             code="model_not_found",
             param="model",
         )
@@ -448,6 +455,11 @@ def _outcome(trip: Trip, finished: bool) -> Outcome:
     if trip.answered:
         return "ok"
     return "failed" if finished else "client-gone"
+
+
+def _shown(name: str) -> str:
+    """A client's word as it may be repeated: short, and without control characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:100])
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

@@ -65,8 +65,16 @@ def read_ask(
     if route.drop_billing_line and b"x-anthropic-billing-header" in body:
         if without := without_billing_line(request):
             request, body = without, orjson.dumps(without)
+    if _ambiguous(body):
+        body = orjson.dumps(request)
     streamed = bool(request.get("stream"))
     return Ask(path, query, api, protocol, route, model, request, body, streamed)
+
+
+def _ambiguous(body: bytes) -> bool:
+    """Whether a target's parser may read another model than ours did: the one that was admitted
+    and is paid for. The key may stand there twice, or with its letters (U+0064 to U+006F) escaped."""
+    return body.count(b'"model"') > 1 or b"\\u006" in body
 
 
 @dataclass(frozen=True, slots=True)

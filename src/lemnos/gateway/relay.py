@@ -199,6 +199,9 @@ class Relay:
         if cloud and status in MISCONFIGURED:  # about our key: not the client's to read
             why = f"answered {status}: its key, credit or model name in the gateway is wrong"
             raise _RefusedError(Problem(502, why), verdict, None)
+        if status < 400:
+            why = f"answered {status}: its base URL leads elsewhere"
+            raise _RefusedError(Problem(502, why), verdict, None)
         words = error_from(ask, sent, status, body)
         headers = ((b"retry-after", after),) if after else ()
         # 529 is Anthropic's own word for 503.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ STALLED_S = 120.0
 Headers = list[tuple[bytes, bytes]]
 
 log = logging.getLogger("lemnos.gateway")
+
+_UPGRADE = re.compile(rb"\A((?:[^\r\n]+\r\n)+)upgrade:", re.IGNORECASE)
+"""The header with which Java's client offers HTTP/2 (RFC 9110, 7.8: it may be ignored)."""
 
 _PHRASES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
@@ -185,6 +189,7 @@ class Connection(asyncio.Protocol):
         self._since = time.monotonic()
         self._in_head = False
         self._lingers = False
+        self._deaf = False
         self._stalled_since = 0.0
         self.version = "1.1"
         self.may_keep = True
@@ -257,18 +262,24 @@ class Connection(asyncio.Protocol):
     # --- what comes in
 
     def data_received(self, data: bytes) -> None:
-        if self._lingers:
+        if self._lingers or self._deaf:
             return
         if not self._in_head and self._reading is None:
             self._in_head = True
             self._head_size = 0
             if self._now is None:
                 self._since = time.monotonic()
+            if b"pgrade" in data:  # httptools would take the body for another protocol's
+                data = _UPGRADE.sub(b"\\1x-declined:", data, count=1)
         self._head_size += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse_now(self._blank(), 400, "there is nothing here to upgrade to")
+            # Answered as if it had not asked to (RFC 9110, 7.8); what follows is no HTTP.
+            self._deaf = True
+            for exchange in (self._now, *self._waiting):
+                if exchange:
+                    exchange.close_after()
             return
         except httptools.HttpParserError:
             self._refuse_now(self._blank(), 400, "this is no valid HTTP/1.1 request")

@@ -61,10 +61,13 @@ class Origin:
 
 @cache
 def origin_of(base_url: str) -> tuple[Origin, str]:
-    """The origin of a target's URL, and the path before ``/v1``."""
-    parts = urlsplit(base_url)
-    tls = parts.scheme == "https"
-    port = parts.port or (443 if tls else 80)
+    """The origin of a target's URL, and the path before ``/v1``. UpstreamError if it has none."""
+    try:
+        parts = urlsplit(base_url)
+        tls = parts.scheme == "https"
+        port = parts.port or (443 if tls else 80)
+    except ValueError as error:
+        raise UpstreamError(f"its address cannot be used ({error})") from None
     return Origin(parts.hostname or "", port, tls), parts.path.rstrip("/")
 
 
@@ -158,6 +161,10 @@ class Upstream:
                     )
         except TimeoutError:
             raise UpstreamError(f"no connection within {connect_s:g} s") from None
+        except (
+            ValueError
+        ) as error:  # a name that is none, of a part with 300 characters
+            raise UpstreamError(f"its address cannot be used ({error})") from None
         assert isinstance(connection, _Connection)
         return connection
 

@@ -73,10 +73,16 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts gateways in front of engine URLs; ends them after the test."""
     with contextlib.ExitStack() as stack:
 
-        def _start(*urls: str, **more: Any) -> Gateway:
+        def _start(
+            *urls: str,
+            table: TargetTable | None = None,
+            words: tuple[str, ...] = (),
+            **more: Any,
+        ) -> Gateway:
             path = tmp_path / "targets.json"
-            write_table(path, table_of(*urls, **more))
-            command = [sys.executable, "-m", "lemnos.gateway", "--targets", str(path)]
+            write_table(path, table or table_of(*urls, **more))
+            command = [sys.executable, "-m", "lemnos.gateway", *words]
+            command += ["--targets", str(path)]
             process = subprocess.Popen(
                 [*command, "--port", "0"], stdout=subprocess.PIPE, text=True
             )
