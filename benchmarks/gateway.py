@@ -173,6 +173,8 @@ COLUMNS = {
     },
     "stream": {
         "chunks_per_s": "chunks/s, 64,000 offered",
+        "cpu_us": "CPU us/chunk",
+        "begun": "of 64 begun",
         "relay_p50_us": "relay p50 us, 64 x 50/s",
         "relay_p99_us": "relay p99 us",
         "lost": "streams lost",
@@ -200,7 +202,7 @@ def _cell(column: str, value: float | None) -> str:
         return "-"
     if column == "noise":
         return f"{value:.0%}"
-    if column.endswith(("_mib", "_ms")):
+    if column.endswith(("_mib", "_ms")) or (column == "cpu_us" and value < 100):
         return f"{value:,.1f}"
     return f"{value:,.0f}"
 

@@ -6,7 +6,8 @@
 
    REQUESTS is a file of whole HTTP requests with a NUL after each; they are taken in turn. Prints
    one JSON object: answers counted, failures with the first one's text, and the latencies in
-   microseconds: of whole answers, or (streams) of chunks from the engine's write to our read. */
+   microseconds: of whole answers, or (streams) of chunks from the engine's write to our read.
+   Streams are measured once all of them have begun, or after 5 s; `chunks` has the earlier ones too. */
 #include "common.h"
 
 #define PATIENCE (20 * SECOND) /* for answers after the last request */
@@ -32,7 +33,7 @@ static int request_count, next_request;
 static struct conn *idle;
 static int64_t *samples;
 static size_t sample_count, sample_room;
-static long answered, failed, started_streams, lost_streams;
+static long answered, failed, chunks, started_streams, lost_streams;
 static int open_count, measuring, streaming;
 static char first_failure[300];
 
@@ -105,6 +106,7 @@ static void scan(struct conn *c, const char *bytes, size_t size, int64_t now)
             c->in_mark = 0;
             if (byte != '@' || c->mark == 0)
                 continue;
+            chunks++;
             if (!c->started++)
                 started_streams++;
             if (measuring)
@@ -264,9 +266,9 @@ static void report(double seconds)
         if (*at == '"' || *at == '\\' || *at < ' ' || *at > '~')
             *at = '\'';
     printf("{\"seconds\": %.3f, \"answered\": %ld, \"failed\": %ld, \"samples\": %zu, "
-           "\"started_streams\": %ld, \"lost_streams\": %ld, \"p50_us\": %.1f, \"p99_us\": %.1f, "
+           "\"chunks\": %ld, \"started_streams\": %ld, \"lost_streams\": %ld, \"p50_us\": %.1f, \"p99_us\": %.1f, "
            "\"max_us\": %.1f, \"first_failure\": \"%s\"}\n",
-           seconds, answered, failed, sample_count, started_streams, lost_streams,
+           seconds, answered, failed, sample_count, chunks, started_streams, lost_streams,
            percentile(0.5), percentile(0.99), percentile(1), first_failure);
 }
 

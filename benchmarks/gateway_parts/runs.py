@@ -176,7 +176,10 @@ def small(bench: Bench, system: Running, seconds: float) -> Figures:
 
 
 def stream(bench: Bench, system: Running, seconds: float) -> Figures:
-    """64 streams: a chunk's way at 50 chunks/s each, and chunks/s with 1,000/s each offered."""
+    """64 streams: a chunk's way at 50 chunks/s each, and chunks/s with 1,000/s each offered.
+
+    ``cpu_us`` is of a chunk in the latter; ``begun`` counts the streams that had one within 5 s.
+    """
     relay = bench.load("streams", system.port, _chunks(50), seconds, STREAMS)
     before = _use(bench, system)
     flood = bench.load("streams", system.port, _chunks(1000), seconds, STREAMS)
@@ -184,10 +187,12 @@ def stream(bench: Bench, system: Running, seconds: float) -> Figures:
     found = {
         "chunks_per_s": flood["samples"] / flood["seconds"],
         "lost": relay["lost_streams"] + flood["lost_streams"],
-        "relay_p50_us": relay["p50_us"],
-        "relay_p99_us": relay["p99_us"],
+        "begun": min(relay["started_streams"], flood["started_streams"]),
     }
-    if before and after:
+    if relay["samples"]:
+        found |= {"relay_p50_us": relay["p50_us"], "relay_p99_us": relay["p99_us"]}
+    if before and after and flood["chunks"]:
+        found["cpu_us"] = (after.own - before.own) / flood["chunks"] * 1e6
         found["noise"] = processes.others_share(before, after)
     return found
 
@@ -274,14 +279,15 @@ def best(rounds: list[Figures]) -> Figures:
     Failures are added up, and ``noise`` is that of the round with the most a second.
     """
     found = {}
-    for name in rounds[0]:
+    for name in {name: None for figures in rounds for name in figures}:
         values = [figures[name] for figures in rounds if name in figures]
-        found[name] = max(values) if name.endswith("_per_s") else min(values)
+        more = name.endswith("_per_s") or name == "begun"
+        found[name] = max(values) if more else min(values)
     for name in {"failed", "lost"} & found.keys():
         found[name] = sum(figures[name] for figures in rounds)
     if "noise" in found:
         rate = next(name for name in found if name.endswith("_per_s"))
-        found["noise"] = max(rounds, key=lambda figures: figures[rate])["noise"]
+        found["noise"] = max(rounds, key=lambda figures: figures[rate]).get("noise", 1)
     return found
 
 
