@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("sh", "dirname", "printf", "sort", "head", "tail", "cut", "rm", "cat", "mkdir")
@@ -180,7 +182,8 @@ def test_every_dependency_is_pinned(pin: ModuleType) -> None:
     pinned = {
         line.split("==")[0] for line in project["tool"]["uv"]["constraint-dependencies"]
     }
-    wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    written = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    wanted = [canonicalize_name(Requirement(text).name) for text in written]
     assert set(wanted) <= pinned
     locked = (ROOT / "requirements.lock").read_text()
     for name in wanted:

@@ -333,21 +333,21 @@ def _show_routes(shown: TargetTable) -> None:
         names = ", ".join((route.model, *route.aliases))
         policy = route.policy + (f" {route.within_ms:g} ms" if route.within_ms else "")
         for target in route.targets:
-            grid.add_row(names, policy, *_cells(target))
+            grid.add_row(names, policy, *_cells(target, shown.drained))
         for path in route.registered:
             whose = f"replicas of {Path(path).parent.name}"
             grid.add_row(names, policy, whose, "", "", "-", "")
         for target in route.cloud:
-            grid.add_row(names, policy, *_cells(target))
+            grid.add_row(names, policy, *_cells(target, shown.drained))
     out().print(grid)
 
 
-def _cells(target: Target) -> tuple[str, ...]:
+def _cells(target: Target, drained: tuple[str, ...]) -> tuple[str, ...]:
     price = target.price
     asked = f"{price.input:g}/{price.output:g} ({price.as_of})" if price else "-"
     speaks = ", ".join(target.apis) if target.kind == "cloud" else "what it has"
-    drained = "drained" if target.drained else ""
-    return target.name, target.model or "", speaks, asked, drained
+    state = "drained" if target.name in drained else ""
+    return target.name, target.model or "", speaks, asked, state
 
 
 def _checked(revision: Revision, warnings: tuple[str, ...]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def keys_for(endpoint: EndpointSpec, own: str) -> tuple[ClientKey, ...]:
         for number, key in enumerate(client_keys(endpoint), start=1)
     )
     kept = read_keys(Path(endpoint.keys_file)) if endpoint.keys_file else ()
-    return (*plain, *kept, ClientKey(name=OWN_KEY, sha256=digest(own)))
+    return (*plain, *kept, ClientKey(name=OWN_KEY, sha256=digest(own), local_only=True))
 
 
 def write_table(path: Path, table: TargetTable) -> None:

@@ -226,11 +226,13 @@ class Gateway:
         ]
         if refusals and len(refusals) == len(route.targets) + len(route.cloud):
             raise RefusedError(400, refusals[0], param="dimensions")
-        able = [t for t in route.targets if not t.drained and speaks(t, ask)]
-        # A keyless endpoint never spends money.
-        cloud = [t for t in route.cloud if key and not t.drained and speaks(t, ask)]
+        drained = self._table.now.table.drained
+        able = [t for t in route.targets if t.name not in drained and speaks(t, ask)]
+        cloud = [t for t in route.cloud if t.name not in drained and speaks(t, ask)]
+        if key is None or key.local_only:  # a keyless endpoint never spends money
+            cloud = []
         if not able and not cloud:
-            raise self._nobody(ask)
+            raise self._nobody(ask, drained)
         previous = ask.request.get("previous_response_id")
         if ask.api == "responses" and previous:
             return [self._owner(str(previous), [*able, *cloud], key)]
@@ -252,7 +254,7 @@ class Gateway:
         affinity.remember(names[0], blocks, session)
         return [by_name[name] for name in names]
 
-    def _nobody(self, ask: Ask) -> RefusedError:
+    def _nobody(self, ask: Ask, drained: tuple[str, ...]) -> RefusedError:
         route = ask.route
         if not route.targets and not route.cloud:
             why = f"'{route.model}' has no replica that is ready; `lemnos ps` says why"
@@ -263,7 +265,7 @@ class Gateway:
                 "never spends money in a cloud"
             )
             return RefusedError(503, why, headers=[RETRY_AFTER])
-        if any(not target.drained for target in route.targets):
+        if any(target.name not in drained for target in route.targets):
             return RefusedError(
                 501,
                 f"no target of '{route.model}' serves {ask.path}",

@@ -231,6 +231,7 @@ def _cloud(
             **_said(written),
             "model": model,
             "apis": apis,
+            "root": base.root,
             "headers": preset.headers | written.headers,
         }
         name = written.name or f"{written.provider}/{model}"

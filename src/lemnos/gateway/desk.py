@@ -66,7 +66,9 @@ def _health(table: TargetTable, draining: bool) -> Page:
     body = {
         "status": "draining" if draining else "ok",
         "models": len(table.routes),
-        "ready": sum(any(not t.drained for t in r.targets) for r in table.routes),
+        "ready": sum(
+            any(t.name not in table.drained for t in r.targets) for r in table.routes
+        ),
         "revision": table.revision,
     }
     return Page(503 if draining else 200, orjson.dumps(body))

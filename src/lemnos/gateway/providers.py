@@ -20,6 +20,7 @@ class Base(Value):
     """A URL of a provider, and what is served there."""
 
     url: BaseUrl
+    root: str = "/v1"
     apis: tuple[Api, ...]
 
 
@@ -68,7 +69,7 @@ class Provider(Value):
         for base in self.bases:
             apis = tuple(a for a in base.apis if allowed is None or a in allowed)
             if apis:
-                found.append(Base(url=base.url, apis=apis))
+                found.append(base.model_copy(update={"apis": apis}))
         return found
 
 

@@ -169,7 +169,7 @@ class Relay:
         origin, prefix = origin_of(target.base_url)
         request = request_bytes(
             ask.method,
-            prefix + sent.path,
+            prefix + target.root + sent.path.removeprefix("/v1"),
             origin.authority,
             exchange.raw_headers,
             target,

@@ -25,7 +25,7 @@ from lemnos.gateway import compile as compiling
 from lemnos.gateway.keys import read_keys
 from lemnos.spec.base import Value
 from lemnos.spec.gateway import ListenSpec
-from lemnos.spec.targets import ClientKey, Route, Target, TargetTable
+from lemnos.spec.targets import ClientKey, TargetTable
 
 
 class Revision(Value):
@@ -165,16 +165,18 @@ def drain(files: GatewayFiles, target: str, *, drained: bool) -> tuple[Revision,
         before = current(files)
         assert before is not None
         names = [each.name for each in compiling.all_targets(before.table)]
-        if target not in names:
+        if target not in names and not _registers(before.table, target):
             raise UsageError(
                 f"no target '{target}'",
                 where=f"gateway {files.name}",
                 fix=near(target, names)
                 or f"there are: {', '.join(names) or 'only those of deployments'}",
             )
-        table = with_drained(before.table, {target: drained})
-        if table == before.table:
+        if (target in before.table.drained) == drained:
             return before, False
+        others = tuple(name for name in before.table.drained if name != target)
+        now = (*others, target) if drained else others
+        table = before.table.model_copy(update={"drained": now})
         why = f"{'drain' if drained else 'undrain'} {target}"
         new = {"table": table, "at": time.time(), "why": why}
         return _put(files, before.model_copy(update=new)), True
@@ -202,30 +204,23 @@ def users_of(keys_file: Path) -> list[Revision]:
 
 def carry_over(table: TargetTable, before: TargetTable) -> TargetTable:
     """Pure: ``table`` with what ``before`` knows of the same targets and models."""
-    drained = {t.name: True for t in compiling.all_targets(before) if t.drained}
+    names = {target.name for target in compiling.all_targets(table)}
+    drained = tuple(
+        name for name in before.drained if name in names or _registers(table, name)
+    )
     created = {route.model: route.created for route in before.routes}
     routes = tuple(
         route.model_copy(update={"created": created.get(route.model, route.created)})
         for route in table.routes
     )
-    return with_drained(table.model_copy(update={"routes": routes}), drained)
+    return table.model_copy(update={"routes": routes, "drained": drained})
 
 
-def with_drained(table: TargetTable, drained: dict[str, bool]) -> TargetTable:
-    """Pure: ``table`` with these targets drained, or not."""
-
-    def each(target: Target) -> Target:
-        if target.name not in drained:
-            return target
-        return target.model_copy(update={"drained": drained[target.name]})
-
-    def of(route: Route) -> Route:
-        targets = tuple(each(target) for target in route.targets)
-        cloud = tuple(each(target) for target in route.cloud)
-        return route.model_copy(update={"targets": targets, "cloud": cloud})
-
-    routes = tuple(of(route) for route in table.routes)
-    return table.model_copy(update={"routes": routes})
+def _registers(table: TargetTable, target: str) -> bool:
+    """Whether ``target`` would be a replica of a deployment that the table names."""
+    deployment, slash, _ = target.partition("/")
+    paths = (path for route in table.routes for path in route.registered)
+    return bool(slash) and any(Path(path).parent.name == deployment for path in paths)
 
 
 def _names(revision: Revision, keys_file: Path) -> bool:

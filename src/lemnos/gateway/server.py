@@ -269,7 +269,9 @@ class Connection(asyncio.Protocol):
             self._head_size = 0
             if self._now is None:
                 self._since = time.monotonic()
-            if b"pgrade" in data:  # httptools would take the body for another protocol's
+            if (
+                b"pgrade" in data
+            ):  # httptools would take the body for another protocol's
                 data = _UPGRADE.sub(b"\\1x-declined:", data, count=1)
         self._head_size += len(data)
         try:

@@ -91,8 +91,11 @@ class WatchedTable:
         """Look for changes for ever; ``changed`` is called after each."""
         while True:
             await asyncio.sleep(POLL_S)
-            if self.refresh():
-                changed()
+            try:
+                if self.refresh():
+                    changed()
+            except Exception:  # the next change must still be seen
+                log.exception("a change of the targets could not be taken up whole")
 
     def refresh(self) -> bool:
         """Read what was replaced; whether anything was."""

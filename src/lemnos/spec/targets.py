@@ -63,6 +63,8 @@ class Target(Value):
     kind: Literal["replica", "cloud"] = "replica"
     base_url: str
     """Without the ``/v1``: ``http://127.0.0.1:41827``."""
+    root: str = "/v1"
+    """What stands between ``base_url`` and ``/chat/completions``; a few providers have no /v1."""
     key_file: str | None = None
     """The file with the key that this target wants."""
     key_env: str | None = None
@@ -77,8 +79,6 @@ class Target(Value):
     """None costs nothing: a replica of one's own."""
     dimensions: tuple[int, ...] | None = None
     """Lengths that an embedding model may be asked for, its own first; None leaves it to the target."""
-    drained: bool = False
-    """Gets nothing new; what it serves goes on."""
     connect_s: Annotated[float, Field(gt=0)] = 5.0
     first_byte_s: Annotated[float, Field(gt=0)] = 600.0
     """A long prompt on a CPU takes minutes, and so does a long answer that is not streamed."""
@@ -123,6 +123,8 @@ class ClientKey(Value):
     budget_usd: Annotated[float, Field(ge=0)] | None = None
     budget_days: Annotated[float, Field(gt=0)] = 30.0
     """The budget is for so many days back."""
+    local_only: bool = False
+    """Never spends money: lemnos's own key, with which it asks whether replicas are ready."""
 
 
 class TargetTable(Value):
@@ -134,5 +136,8 @@ class TargetTable(Value):
     keys: tuple[ClientKey, ...] = ()
     """Empty: the endpoint is keyless, for its owner's processes on this machine alone, and never
     spends money."""
+    drained: tuple[str, ...] = ()
+    """Targets that get nothing new; what they serve goes on. A deployment's replica is
+    ``glm/engine-0``."""
     log_requests: Literal["none", "metadata", "prompts"] = "metadata"
     """What is written of each request to the gateway's log; ``prompts`` has the texts too."""

@@ -295,7 +295,6 @@ def test_who_waits_sends_the_next_to_the_cloud(start: Start, engines: Any) -> No
     near, far = engines(upstream.hang), engines(upstream.answer(chat()))
     targets = table(
         local(near.url),
-        cloud=(cloud(far.url, drained=True),),
         policy="local-within",
         within_ms=50.0,
     )
@@ -340,8 +339,9 @@ def test_a_drained_replica_gets_nothing_and_finishes_what_it_has(
     ):
         pieces = stream.iter_raw()
         assert next(pieces) == sse("a")[0]
-        drained = table(local(one.url, "one", drained=True), local(two.url, "two"))
-        write_table(gateway.table, drained.model_copy(update={"revision": 2}))
+        both = table(local(one.url, "one"), local(two.url, "two"))
+        drained = both.model_copy(update={"drained": ("one",), "revision": 2})
+        write_table(gateway.table, drained)
         until(lambda: gateway.get("/health").json()["revision"] == 2)
         asked = [gateway.post(headers=MINE) for _ in range(6)]
         assert {got.headers["x-lemnos-target"] for got in asked} == {"two"}

@@ -114,7 +114,7 @@ def test_names_of_targets_are_unique_in_a_table() -> None:
     }
     table = compiled(spec).table
     names = [t.name for r in table.routes for t in (*r.targets, *r.cloud)]
-    assert len(names) == len(set(names)) == 4
+    assert len(names) == len(set(names)) == 7
 
 
 @pytest.mark.parametrize(
