@@ -50,7 +50,7 @@ _BOUND_SHARE = 0.25
 """... or this share of the mean, where that is more: with many in flight, chance alone is more."""
 _SURPLUS = 0.4
 """What a request beyond a replica's share of the recent ones is worth ..."""
-_SURPLUS_BOUND = 6.0
+_SURPLUS_BOUND = 4.0
 """... and all of them at most: a replica that has just come is not flooded, a fast one not idle."""
 _RECENT = 64
 """Requests a replica that count as recent."""
@@ -162,7 +162,7 @@ class Affinity:
     ) -> list[str]:
         """All of ``replicas``, the cheapest first; ``loads`` are their requests in flight.
 
-        The first one has at most ``max(12, mean / 4) + 6`` more in flight than the least
+        The first one has at most ``max(12, mean / 4) + 4`` more in flight than the least
         loaded. Equals are taken in turn, so that conversations spread while nothing is in flight.
         """
         if len(replicas) < 2:

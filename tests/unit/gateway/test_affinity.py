@@ -208,7 +208,7 @@ def test_the_first_is_within_the_bound(
 ) -> None:
     first = after(history).order(REPLICAS, load, blocks, session)[0]
     mean = sum(load.values()) / len(load)
-    assert load[first] <= min(load.values()) + max(12, mean / 4) + 6
+    assert load[first] <= min(load.values()) + max(12, mean / 4) + 4
 
 
 @given(loads)
@@ -361,7 +361,7 @@ def test_a_replica_that_has_just_come_is_not_flooded() -> None:
     while (first := affinity.order((*REPLICAS, "new"), flying, ())[0]) == "new":
         flying[first] += 1
         affinity.remember(first, ())
-    assert flying["new"] <= 8 + 6
+    assert flying["new"] <= 8 + 4
 
 
 def test_what_was_served_long_ago_counts_no_more() -> None:
