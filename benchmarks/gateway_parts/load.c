@@ -29,7 +29,7 @@ struct conn {
 static int port, poller, timer;
 static char **requests;
 static size_t *request_sizes;
-static int request_count, next_request;
+static int request_count, begun;
 static struct conn *idle;
 static int64_t *samples;
 static size_t sample_count, sample_room;
@@ -79,7 +79,7 @@ static void hang_up(struct conn *c)
 
 static void ask(struct conn *c)
 {
-    int which = next_request++ % request_count;
+    int which = begun++ % request_count;
     c->busy = 1;
     c->status = c->in_body = c->in_mark = c->started = 0;
     c->head_size = 0;
@@ -295,7 +295,6 @@ int main(int argc, char **argv)
     measuring = !streaming;
     for (int i = 0; !paced && !streaming && i < number; i++)
         ask(dial());
-    int begun = 0;
     struct epoll_event events[512];
     for (;;) {
         int64_t now = now_ns();
@@ -312,15 +311,11 @@ int main(int argc, char **argv)
             else
                 c = dial();
             ask(c);
-            begun++;
             next_at += step;
             more = paced ? now < end : begun < number;
         }
         if (now >= end && (!streaming || settled)) {
-            int waiting = 0;
-            if (paced)
-                waiting = begun > answered + failed;
-            if (!waiting)
+            if (streaming || begun == answered + failed)
                 break;
             if (now > end + PATIENCE) {
                 while (begun > answered + failed)
@@ -342,16 +337,17 @@ int main(int argc, char **argv)
                 lost_streams += now_ns() < end || !settled;
             if (result == ENDED) {
                 hang_up(c);
-                if (!paced && !streaming)
+                if (!paced && !streaming && now < end)
                     ask(dial());
             } else if (result == ANSWERED && paced) {
                 c->next_idle = idle;
                 idle = c;
-            } else if (result == ANSWERED && !streaming) {
+            } else if (result == ANSWERED && !streaming && now < end) {
                 ask(c);
             }
         }
     }
-    report((now_ns() < end ? now_ns() - begin : end - begin) / 1e9);
+    /* Until the last answer, so that what a request costs can be told exactly. */
+    report(((streaming || paced ? end : now_ns()) - begin) / 1e9);
     return 0;
 }
