@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lemnos import paths
 from lemnos.engines.base import JobFiles
+from lemnos.wire.redact import redact
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,11 @@ class Files:
 
 
 class Tail:
-    """What a log gained since the last read: whole lines, as text."""
+    """What a log gained since the last read: whole lines, as text, without keys.
+
+    Engines write their logs themselves, into a directory that is their owner's alone; what
+    leaves it (to a terminal, a record, an error) is read here.
+    """
 
     def __init__(self, path: Path, *, from_end: bool = True) -> None:
         self._path = path
@@ -90,7 +95,7 @@ class Tail:
             return []
         whole = data[: data.rfind(b"\n") + 1]
         self._position += len(whole)
-        return whole.decode(errors="replace").splitlines()
+        return redact(whole.decode(errors="replace")).splitlines()
 
 
 def last_lines(path: Path, count: int) -> list[str]:
@@ -98,7 +103,8 @@ def last_lines(path: Path, count: int) -> list[str]:
     try:
         with path.open("rb") as handle:
             handle.seek(max(0, path.stat().st_size - 256 * 1024))
-            return handle.read().decode(errors="replace").splitlines()[-count:]
+            text = handle.read().decode(errors="replace")
+            return redact(text).splitlines()[-count:]
     except FileNotFoundError:
         return []
 
