@@ -450,7 +450,7 @@ def charge(ask: Ask, trip: Trip, entry: Entry) -> tuple[int, float]:
 
 
 def _outcome(trip: Trip, finished: bool) -> Outcome:
-    if trip.attempts == 0:
+    if trip.target is None:
         return "refused"
     if trip.broke_off:
         return "broke-off"

@@ -145,7 +145,8 @@ class Relay:
             return refused.problem
         except FAILURES as error:
             outcome = "failed"
-            return Problem(502, str(error) or type(error).__name__)
+            why = getattr(error, "strerror", None) or str(error)
+            return Problem(502, why or type(error).__name__)
         finally:
             exchange.source = None
             if answer:

@@ -135,6 +135,14 @@ def test_the_last_targets_own_error_reaches_the_client(
     assert got.headers["retry-after"] == "7"
 
 
+def test_a_cloud_whose_key_is_not_there_is_said(start: Start) -> None:
+    far = cloud("http://127.0.0.1:9", key_env="NO_SUCH_KEY")
+    got = start(table=table(cloud=(far,))).post(headers=MINE)
+    assert got.status_code == 502
+    said = got.json()["error"]["message"]
+    assert said == "no target answered (far: NO_SUCH_KEY is not set)"
+
+
 def test_a_client_of_messages_is_served_by_a_target_of_chat(
     start: Start, engines: Any
 ) -> None:
