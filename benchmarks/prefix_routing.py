@@ -1,6 +1,6 @@
 """Prefix routing beside smg 1.13's cache_aware, in the same runs: prints Markdown tables.
 
-    sh scripts/uv run python benchmarks/prefix_routing.py [--seeds N] [--cache TOKENS]
+    sh scripts/uv run python benchmarks/prefix_routing.py [--seeds N] [--first SEED] [--cache TOKENS]
 
 96 agents talk to 4 simulated engines with LRU prefix caches: conversations that grow, without a
 session header, first of six kinds of agents with a system prompt each, then all with one hot
@@ -360,7 +360,7 @@ async def simulate(router: Router, people: list[Agent], room: int) -> Outcome:
     )
 
 
-async def compare(seeds: int, cache_tokens: int, hot: bool) -> None:
+async def compare(seeds: range, cache_tokens: int, hot: bool) -> None:
     """All routers, all seeds: a row each, and what it comes to."""
     room = cache_tokens * CHARS // BLOCK
     found: dict[str, list[Outcome]] = {name: [] for name in ROUTERS}
@@ -368,7 +368,7 @@ async def compare(seeds: int, cache_tokens: int, hot: bool) -> None:
     _say(f"\n{kinds}, {cache_tokens:,} tokens of cache an engine\n")
     _say("| seed | " + " | ".join(f"{n}: hit, busiest, wait" for n in ROUTERS) + " |")
     _say("|---|" + "---|" * len(ROUTERS))
-    for seed in range(seeds):
+    for seed in seeds:
         for name, make in ROUTERS.items():
             async with make() as router:
                 found[name].append(await simulate(router, agents(seed, hot), room))
@@ -419,11 +419,13 @@ def main() -> None:
     """Measure and print; exit 0 whatever the figures are: they are not a test."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--cache", type=int, default=200_000, help="tokens an engine")
     options = parser.parse_args()
+    seeds = range(options.first, options.first + options.seeds)
     try:
         for hot in (False, True):
-            asyncio.run(compare(options.seeds, options.cache, hot))
+            asyncio.run(compare(seeds, options.cache, hot))
     except LemnosError as error:
         sys.exit(str(error))
 
