@@ -15,7 +15,8 @@
 enum { SIZE_LINE, DATA, DATA_END, TRAILER };
 
 struct conn {
-    int fd, busy, used;       /* used: it has had an answer before */
+    int fd, busy, connecting;
+    int which;                /* of the requests */
     int64_t sent;
     int status, in_body, chunked, framing, line, started;
     int64_t left;             /* bytes of the body or the chunk */
@@ -57,10 +58,13 @@ static struct conn *dial(void)
     struct sockaddr_in address = loopback(port);
     struct conn *c = calloc(1, sizeof *c);
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (connect(c->fd, (struct sockaddr *)&address, sizeof address) < 0)
-        die("connect");
     set_nonblocking(c->fd);
-    watch(poller, c->fd, c);
+    if (connect(c->fd, (struct sockaddr *)&address, sizeof address) < 0 && errno != EINPROGRESS)
+        die("connect");
+    c->connecting = 1; /* a gateway that does not accept must not hold up the load */
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT, .data.ptr = c};
+    if (epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &event) < 0)
+        die("epoll_ctl");
     open_count++;
     return c;
 }
@@ -77,15 +81,29 @@ static void hang_up(struct conn *c)
     free(c);
 }
 
+static void send_request(struct conn *c)
+{
+    ssize_t sent = send(c->fd, requests[c->which], request_sizes[c->which], MSG_NOSIGNAL);
+    (void)sent; /* after a reset, the read that follows sees it, and counts it */
+}
+
 static void ask(struct conn *c)
 {
-    int which = begun++ % request_count;
+    c->which = begun++ % request_count;
     c->busy = 1;
     c->status = c->in_body = c->in_mark = c->started = 0;
     c->head_size = 0;
     c->sent = now_ns();
-    ssize_t sent = send(c->fd, requests[which], request_sizes[which], MSG_NOSIGNAL);
-    (void)sent; /* after a reset, the read that follows sees it, and counts it */
+    if (!c->connecting)
+        send_request(c);
+}
+
+static void connected(struct conn *c)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
+    epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &event);
+    c->connecting = 0;
+    send_request(c);
 }
 
 /* Looks for the engine's stamps, "@nanoseconds@", wherever the writes were cut. */
@@ -192,7 +210,6 @@ static size_t feed(struct conn *c, const char *bytes, size_t size, int64_t now, 
 static void got_answer(struct conn *c, int64_t now, const char *bytes)
 {
     c->busy = 0;
-    c->used = 1;
     if (c->status != 200) {
         char why[40];
         snprintf(why, sizeof why, "status %d", c->status);
@@ -332,6 +349,8 @@ int main(int argc, char **argv)
             struct conn *c = events[i].data.ptr;
             if (events[i].data.ptr == &timer)
                 continue;
+            if (c->connecting)
+                connected(c); /* or refused, as the read says */
             int was_busy = c->busy, result = readable(c);
             if (streaming && was_busy && result != KEPT)
                 lost_streams += now_ns() < end || !settled;
