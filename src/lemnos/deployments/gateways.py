@@ -15,7 +15,7 @@ from lemnos.deployments.deploy import status_of
 from lemnos.deployments.files import Files, Tail, last_lines, this_run
 from lemnos.errors import LemnosError, UsageError
 from lemnos.gateway import compile as compiling
-from lemnos.gateway import revisions
+from lemnos.gateway import revisions, smg
 from lemnos.gateway.keys import read_keys
 from lemnos.gateway.providers import providers
 from lemnos.gateway.revisions import GatewayFiles, Revision
@@ -57,8 +57,16 @@ def compile_file(path: Path) -> Wanted:
     ]
     registered = {name: str(Files.named(name).targets) for name in names}
     try:
+        programs = {
+            each: smg.python_of(each) for each in compiling.router_programs(spec)
+        }
         made = compiling.compile_gateway(
-            spec, providers(), keys, registered=registered, created=int(time.time())
+            spec,
+            providers(),
+            keys,
+            registered=registered,
+            programs=programs,
+            created=int(time.time()),
         )
     except UsageError as error:
         where = f"{path}: {error.where}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from lemnos.errors import LemnosError
 from lemnos.gateway import auth
 from lemnos.gateway.app import Gateway
+from lemnos.gateway.children import Children
 from lemnos.gateway.ledger import Ledger
 from lemnos.gateway.requestlog import RequestLog
 from lemnos.gateway.server import Server, Timeouts
@@ -130,6 +131,7 @@ async def _serve(
     timeouts: Timeouts,
 ) -> None:
     gateway = Gateway(table, ledger, RequestLog())
+    children = Children(table)
     server = Server(gateway, gateway.refuse, timeouts)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -146,6 +148,7 @@ async def _serve(
     await server.until_idle(DRAIN_S)
     listening.close()
     server.close()
+    await children.close()
     gateway.close()
 
 

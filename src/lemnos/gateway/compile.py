@@ -13,7 +13,17 @@ from lemnos.errors import UsageError
 from lemnos.gateway.providers import Provider, model_at, provider_named
 from lemnos.spec.endpoint import PROTOCOLS, CloudSpec, Server, is_loopback
 from lemnos.spec.gateway import GatewaySpec, ListenSpec, LocalSpec, ModelRoute
-from lemnos.spec.targets import ClientKey, Policy, Price, Route, Target, TargetTable
+from lemnos.spec.targets import (
+    GROUP_APIS,
+    ClientKey,
+    Policy,
+    PrefillWorker,
+    Price,
+    Route,
+    Router,
+    Target,
+    TargetTable,
+)
 
 
 @dataclass(frozen=True)
@@ -30,12 +40,14 @@ def compile_gateway(
     keys: tuple[ClientKey, ...],
     *,
     registered: Mapping[str, str],
+    programs: Mapping[str | None, str] | None = None,
     created: int = 0,
 ) -> Compiled:
     """The table of ``spec``; revision 0, which applying it replaces.
 
-    ``registered`` has the table's path of each deployment that the spec names. Raises
-    UsageError, with the key's name as its place, for what cannot be right.
+    ``registered`` has the table's path of each deployment that the spec names, ``programs`` the
+    Python of each of its ``router_programs``. Raises UsageError, with the key's name as its
+    place, for what cannot be right.
     """
     if spec.keys_file and not keys:
         raise UsageError(
@@ -49,9 +61,23 @@ def compile_gateway(
         for model, route in spec.models.items()
     )
     table = TargetTable(
-        revision=0, routes=routes, keys=keys, log_requests=spec.log_requests
+        revision=0,
+        routes=routes,
+        keys=keys,
+        routers=tuple(_routers(spec, routes, programs or {})),
+        log_requests=spec.log_requests,
     )
     return Compiled(table, tuple(check(table, spec.listen)))
+
+
+def router_programs(spec: GatewaySpec) -> set[str | None]:
+    """The ``program`` of each group: what ``programs`` has to name."""
+    return {
+        local.program
+        for route in spec.models.values()
+        for local in route.local
+        if local.router
+    }
 
 
 def check(table: TargetTable, listen: ListenSpec) -> list[str]:
@@ -180,7 +206,7 @@ def _route(
     return Route(
         model=model,
         aliases=route.aliases,
-        targets=tuple(_local(each, names) for each in route.local if each.url),
+        targets=tuple(_local(each, names) for each in _standing(route)),
         registered=tuple(
             registered[each.deployment] for each in route.local if each.deployment
         ),
@@ -194,14 +220,43 @@ def _route(
     )
 
 
+def _standing(route: ModelRoute) -> list[LocalSpec]:
+    """Those of ``local`` that become targets of the table itself, in order."""
+    return [each for each in route.local if not each.deployment]
+
+
 def _local(written: LocalSpec, names: _Names) -> Target:
-    assert written.url is not None
+    if written.url is None:  # a group: its port is chosen when its router starts
+        said = {"apis": GROUP_APIS, **_said(written)}
+        name = names.take(written.name or "smg")
+        return Target(name=name, base_url="http://127.0.0.1:0", **said)
     return Target(
         name=names.take(written.name or _host(written.url)),
         base_url=written.url,
         dimensions=written.dimensions,
         **_said(written),
     )
+
+
+def _routers(
+    spec: GatewaySpec,
+    routes: tuple[Route, ...],
+    programs: Mapping[str | None, str],
+) -> Iterator[Router]:
+    for route, made in zip(spec.models.values(), routes, strict=True):
+        for written, target in zip(_standing(route), made.targets, strict=True):
+            if written.router:
+                yield Router(
+                    target=target.name,
+                    kind=written.router,
+                    program=programs[written.program],
+                    prefill=tuple(
+                        PrefillWorker(url=each.url, bootstrap_port=each.bootstrap_port)
+                        for each in written.prefill
+                    ),
+                    decode=tuple(each.url for each in written.decode),
+                    policy=written.policy or "cache_aware",
+                )
 
 
 def _cloud(

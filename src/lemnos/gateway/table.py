@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +34,33 @@ class View:
     """By their SHA-256."""
 
 
-def view_of(table: TargetTable, registered: dict[str, TargetTable]) -> View:
-    """Pure: the table with the replicas that deployments registered in tables of their own."""
-    routes = tuple(_joined(route, registered) for route in table.routes)
+def view_of(
+    table: TargetTable,
+    registered: dict[str, TargetTable],
+    placed: Mapping[str, str] | None = None,
+) -> View:
+    """Pure: the table with the replicas that deployments registered in tables of their own.
+
+    ``placed`` has the base URLs of targets whose routers are ready; the other groups' are
+    left out.
+    """
+    groups = {router.target: None for router in table.routers} | dict(placed or {})
+    routes = tuple(
+        _joined(_reachable(route, groups), registered) for route in table.routes
+    )
     table = table.model_copy(update={"routes": routes})
     keys = {key.sha256: key for key in table.keys}
     return View(table, routes_by_name(table), keys)
+
+
+def _reachable(route: Route, groups: Mapping[str, str | None]) -> Route:
+    if not any(target.name in groups for target in route.targets):
+        return route
+    urls = [(each, groups.get(each.name, each.base_url)) for each in route.targets]
+    targets = tuple(
+        target.model_copy(update={"base_url": url}) for target, url in urls if url
+    )
+    return route.model_copy(update={"targets": targets})
 
 
 def _joined(route: Route, registered: dict[str, TargetTable]) -> Route:
@@ -84,8 +105,25 @@ class WatchedTable:
         self._table = read_table(path)
         self._registered: dict[str, TargetTable] = {}
         self._stamps: dict[str, Stamp] = {str(path): _stamp(path)}
+        self._placed: dict[str, str] = {}
+        self._placed_anew = False
         self._read_registered()
         self.now = view_of(self._table, self._registered)
+
+    @property
+    def written(self) -> TargetTable:
+        """The file's own table: without registered replicas, and with groups that are not ready."""
+        return self._table
+
+    def place(self, target: str, base_url: str | None) -> None:
+        """From now on a group's target is there, or nowhere (None): its router is not ready."""
+        if self._placed.get(target) == base_url:
+            return
+        self._placed.pop(target, None)
+        if base_url:
+            self._placed[target] = base_url
+        self._placed_anew = True  # the next refresh tells of it
+        self.now = view_of(self._table, self._registered, self._placed)
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """Look for changes for ever; ``changed`` is called after each."""
@@ -105,9 +143,11 @@ class WatchedTable:
                 self._table = read_table(self._path)
             except LemnosError as error:
                 log.warning("%s; revision %d stays", error.what, self._table.revision)
-        if not self._read_registered() and not table_changed:
+        registered_changed = self._read_registered()
+        if not (table_changed or registered_changed or self._placed_anew):
             return False
-        self.now = view_of(self._table, self._registered)
+        self._placed_anew = False
+        self.now = view_of(self._table, self._registered, self._placed)
         return True
 
     def _read_registered(self) -> bool:

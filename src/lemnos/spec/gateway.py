@@ -25,6 +25,14 @@ from lemnos.spec.targets import ClientKey, Policy
 GATEWAY_PORT = 5367
 """Where no port is asked for: beside a deployment's 5366."""
 
+BOOTSTRAP_PORT = 8998
+"""SGLang's own default of ``--disaggregation-bootstrap-port``."""
+
+GroupPolicy = Literal[
+    "cache_aware", "power_of_two", "least_load", "round_robin", "random"
+]
+"""Those of ``smg launch --policy`` that need nothing else."""
+
 
 class ListenSpec(Value):
     """Where clients connect; read when the gateway starts."""
@@ -53,25 +61,64 @@ class ListenSpec(Value):
         return f"http{'s' if self.tls_cert else ''}://{shown}:{self.port}"
 
 
+class PrefillSpec(Value):
+    """An SGLang engine with ``--disaggregation-mode prefill``."""
+
+    url: BaseUrl
+    bootstrap_port: Annotated[int, Field(ge=1, le=65535)] = BOOTSTRAP_PORT
+    """Its ``--disaggregation-bootstrap-port``."""
+
+
+class DecodeSpec(Value):
+    """An SGLang engine with ``--disaggregation-mode decode``."""
+
+    url: BaseUrl
+
+
 class LocalSpec(Server):
-    """A server of one's own, by URL, or the replicas of a deployment."""
+    """A server of one's own, by URL, the replicas of a deployment, or a prefill/decode group."""
 
     url: BaseUrl | None = None
     deployment: DeploymentName | None = None
     """Its replicas, as they come and go."""
     dimensions: tuple[int, ...] | None = None
     """Lengths that an embedding model may be asked for, its own first."""
+    router: Literal["smg"] | None = None
+    """What divides each request between ``prefill`` and ``decode``; the gateway runs it."""
+    prefill: tuple[PrefillSpec, ...] = ()
+    decode: tuple[DecodeSpec, ...] = ()
+    policy: GroupPolicy | None = None
+    """How it chooses among them; ``cache_aware`` by default."""
+    program: str | None = None
+    """The router's command, or its environment's Python; found by default."""
 
     @model_validator(mode="after")
-    def _url_or_deployment(self) -> LocalSpec:
-        if bool(self.url) == bool(self.deployment):
-            raise ValueError("give a url, or the name of a deployment")
+    def _one_kind(self) -> LocalSpec:
+        if sum(map(bool, (self.url, self.deployment, self.router))) != 1:
+            raise ValueError("give a url, the name of a deployment, or a router")
+        group = {"prefill", "decode", "policy", "program"} & self.model_fields_set
+        if group and not self.router:
+            raise ValueError(f"{min(group)} is for a group: add router: smg")
+        if self.router:
+            self._check_group()
         others = self.model_fields_set - {"deployment"}
         if self.deployment and others:
             raise ValueError(
                 f"a deployment knows its {min(others)} itself: drop {min(others)}"
             )
         return self
+
+    def _check_group(self) -> None:
+        """ValueError for what the router cannot do."""
+        if not self.prefill or not self.decode:
+            raise ValueError("router smg needs prefill and decode, one each at least")
+        if not (self.key_file or self.key_env):
+            raise ValueError(
+                "router smg needs key_file or key_env: the key of its engines, which it "
+                "demands too, so that nobody else on this machine can use it"
+            )
+        if self.key_header == "x-api-key":
+            raise ValueError("router smg takes its key as authorization")
 
 
 class ModelRoute(Value):
@@ -171,10 +218,16 @@ def from_directory(spec: GatewaySpec, directory: Path) -> GatewaySpec:
     def keyed(server: Server) -> Server:
         return server.model_copy(update={"key_file": absolute(server.key_file)})
 
+    def local(server: LocalSpec) -> Server:
+        program = server.program
+        if program and "/" in program:  # a bare name is looked for on PATH
+            program = absolute(program)
+        return keyed(server.model_copy(update={"program": program}))
+
     models = {
         name: route.model_copy(
             update={
-                "local": tuple(keyed(each) for each in route.local),
+                "local": tuple(local(each) for each in route.local),
                 "cloud": tuple(keyed(each) for each in route.cloud),
             }
         )

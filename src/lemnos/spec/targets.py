@@ -28,6 +28,10 @@ ENGINE_APIS: tuple[Api, ...] = (
 )
 """What vLLM, SGLang and llama.cpp serve (an engine says 404 to what its version lacks)."""
 
+GROUP_APIS: tuple[Api, ...] = ("chat", "completions")
+"""What a prefill/decode group serves: smg 1.13 has no embeddings and no /tokenize in this mode,
+and keeps an engine's answers apart from the others'. Messages are translated."""
+
 Policy = Literal["local-first", "cloud-first", "cheapest", "local-within"]
 """Which targets are asked first. ``local-within``: local ones, but the cloud where they would
 let a request wait for its first token longer than ``within_ms``."""
@@ -111,6 +115,33 @@ class Route(Value):
     """What the cloud would ask, for the ledger; the first cloud target's price by default."""
 
 
+class PrefillWorker(Value):
+    """An engine that reads prompts and hands their cache on."""
+
+    url: str
+    bootstrap_port: int
+    """Where decoding engines fetch it."""
+
+
+class Router(Value):
+    """A prefill/decode group's own router, which the gateway runs as its child on loopback.
+
+    Its port is chosen when it starts; until it is ready, its target is asked nothing.
+    """
+
+    target: str
+    """The name of the target that it stands behind, whose key it demands and sends to the
+    group's engines."""
+    kind: Literal["smg"] = "smg"
+    program: str
+    """The Python of the environment that has it."""
+    prefill: Annotated[tuple[PrefillWorker, ...], Field(min_length=1)]
+    decode: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Base URLs."""
+    policy: str
+    """As ``smg launch --policy`` has it."""
+
+
 class ClientKey(Value):
     """A key that clients may use, and its limits; None is no limit."""
 
@@ -136,6 +167,8 @@ class TargetTable(Value):
     keys: tuple[ClientKey, ...] = ()
     """Empty: the endpoint is keyless, for its owner's processes on this machine alone, and never
     spends money."""
+    routers: tuple[Router, ...] = ()
+    """Started, watched and ended by the gateway."""
     drained: tuple[str, ...] = ()
     """Targets that get nothing new; what they serve goes on. A deployment's replica is
     ``glm/engine-0``."""
