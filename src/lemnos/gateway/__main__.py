@@ -16,14 +16,13 @@ from pathlib import Path
 from lemnos.errors import LemnosError
 from lemnos.gateway import auth
 from lemnos.gateway.app import Gateway
-from lemnos.gateway.children import Children
 from lemnos.gateway.ledger import Ledger
 from lemnos.gateway.requestlog import RequestLog
 from lemnos.gateway.server import Server, Timeouts
 from lemnos.gateway.table import WatchedTable
 
-DRAIN_S = 30
-"""How long open requests may go on after SIGTERM."""
+DRAIN_S = 30.0
+"""How long open requests may go on after SIGTERM; see ``--drain-timeout``."""
 
 
 def main() -> None:
@@ -53,7 +52,9 @@ def main() -> None:
     timeouts = Timeouts(options.head_timeout, options.body_timeout)
     try:
         with listener:
-            uvloop.run(_serve(table, ledger, listener, tls, timeouts))
+            uvloop.run(
+                _serve(table, ledger, listener, tls, timeouts, options.drain_timeout)
+            )
     finally:
         if ledger:
             ledger.close()
@@ -71,6 +72,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--head-timeout", type=float, default=Timeouts.head_s)
     parser.add_argument("--body-timeout", type=float, default=Timeouts.body_s)
+    parser.add_argument("--drain-timeout", type=float, default=DRAIN_S)
     return parser.parse_args()
 
 
@@ -88,13 +90,20 @@ def _ledger_url(text: str) -> str:
 
 
 def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    if cert is None:
+    if cert is None and key is None:
         return None
+    if cert is None:
+        raise LemnosError(
+            "there is a key for TLS and no certificate",
+            where=str(key),
+            fix="give --tls-cert too, or neither",
+        )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
-        context.load_cert_chain(cert, key)
+        # Without a password, OpenSSL would ask the terminal for that of an encrypted key.
+        context.load_cert_chain(cert, key, password="")
     except (OSError, ssl.SSLError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise LemnosError(
@@ -129,26 +138,27 @@ async def _serve(
     listener: socket.socket,
     tls: ssl.SSLContext | None,
     timeouts: Timeouts,
+    drain_s: float,
 ) -> None:
     gateway = Gateway(table, ledger, RequestLog())
-    children = Children(table)
-    server = Server(gateway, gateway.refuse, timeouts)
-    stop = asyncio.Event()
+    server = Server(gateway, gateway.refuse, gateway.turns_away, timeouts)
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def signalled() -> None:
+        """Once: finish what is under way. Twice: do not wait for it."""
+        (hurry if stop.is_set() else stop).set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, signalled)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    listening = await server.serve(sock=listener, ssl=tls)
+    await server.serve(tls, sock=listener)
     sys.stdout.write(f"listening on {'https' if tls else 'http'}://{shown}:{port}\n")
     sys.stdout.flush()
     await stop.wait()
     gateway.draining = True
-    server.drain()
-    await server.until_idle(DRAIN_S)
-    listening.close()
-    server.close()
-    await children.close()
+    await server.drain(drain_s, hurry)
     gateway.close()
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from lemnos.errors import LemnosError
 from lemnos.gateway.ask import Ask, Sent
-from lemnos.gateway.server import Headers
+from lemnos.gateway.exchange import Headers
 from lemnos.spec.targets import Api, Target
 from lemnos.wire.translate import (
     ChatStream,
@@ -52,6 +53,10 @@ MODELLED: frozenset[Api] = frozenset(
 """APIs whose successful answers are JSON objects."""
 
 
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""What a header may be called (RFC 9110, 5.6.2)."""
+
+
 class MalformedError(Exception):
     """A target said 200 to what is no answer."""
 
@@ -65,21 +70,24 @@ def request_bytes(
     key: str | None,
     sent: Sent,
 ) -> bytes:
-    """The request, whole: the client's headers less its credentials, with the target's key."""
+    """The request, whole: the client's headers less its credentials, with the target's key.
+
+    Raises ValueError for a key or a header of the target's own that no header can hold.
+    """
     lines = [
-        b"%b %b HTTP/1.1\r\nhost: %b\r\n"
+        b"%b %b HTTP/1.1\r\nhost: %b\r\naccept-encoding: identity\r\n"
         % (method.encode(), path.encode("latin-1", "replace"), authority.encode())
     ]
-    own = {name.lower().encode(): value for name, value in target.headers.items()}
+    own = {_name(name): value for name, value in target.headers.items()}
     cloud = target.kind == "cloud"
     for name, value in headers:
         if name in own or name in NOT_UPSTREAM or (cloud and name not in TO_CLOUDS):
             continue
         lines.append(b"%b: %b\r\n" % (name, value))
     for name, text in own.items():
-        lines.append(b"%b: %b\r\n" % (name, text.encode("latin-1")))
+        lines.append(b"%b: %b\r\n" % (name, _value(text)))
     if key:
-        value = key.encode("latin-1")
+        value = _value(key)
         if target.key_header == "authorization":
             value = b"Bearer " + value
         lines.append(b"%b: %b\r\n" % (target.key_header.encode(), value))
@@ -90,6 +98,18 @@ def request_bytes(
     return b"".join(lines)
 
 
+def _name(name: str) -> bytes:
+    if not _TOKEN.fullmatch(name):
+        raise ValueError("a header cannot be called so")
+    return name.lower().encode()
+
+
+def _value(text: str) -> bytes:
+    if not text.isprintable():  # a line's end would begin a header of its own
+        raise ValueError("a header cannot hold this")
+    return text.encode("latin-1")
+
+
 def downstream_headers(headers: Headers, target: str) -> Headers:
     """A target's headers as the client gets them, and which target it was."""
     kept = [
@@ -98,8 +118,15 @@ def downstream_headers(headers: Headers, target: str) -> Headers:
         if (low := name.lower()) not in NOT_DOWNSTREAM
         and not low.startswith(b"access-control-")
     ]
-    kept.append((b"x-lemnos-target", target.encode("latin-1", "replace")))
+    kept.append((b"x-lemnos-target", _as_value(target)))
     return kept
+
+
+@lru_cache(4096)
+def _as_value(name: str) -> bytes:
+    """A name as a header can hold it."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return shown.encode("latin-1", "replace")
 
 
 @dataclass(frozen=True, slots=True)

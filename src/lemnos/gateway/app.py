@@ -13,10 +13,12 @@ import orjson
 
 from lemnos.errors import near
 from lemnos.gateway import auth, prompts
+from lemnos.gateway.accounting import charge, entry_of
 from lemnos.gateway.affinity import prompt_blocks, session_of
 from lemnos.gateway.ask import API_OF, Ask, read_ask, speaks
 from lemnos.gateway.desk import NotFoundError, Page, may_use, model_page, page
-from lemnos.gateway.entry import Entry, Outcome
+from lemnos.gateway.entry import Entry
+from lemnos.gateway.exchange import Exchange, Headers
 from lemnos.gateway.fleet import Fleet
 from lemnos.gateway.ledger import Ledger
 from lemnos.gateway.limits import Limits
@@ -24,7 +26,7 @@ from lemnos.gateway.metrics import Metrics
 from lemnos.gateway.relay import Relay, Trip
 from lemnos.gateway.requestlog import RequestLog
 from lemnos.gateway.routing import order
-from lemnos.gateway.server import Exchange, Headers
+from lemnos.gateway.server import GOING
 from lemnos.gateway.table import WatchedTable
 from lemnos.spec.targets import ClientKey, Route, Target
 from lemnos.wire.errors import Protocol, error_body, protocol_of
@@ -121,6 +123,14 @@ class Gateway:
         body = error_body(protocol, status, message, code=code, param=param)
         exchange.answer(status, [JSON, *(headers or [])], body)
 
+    def turns_away(self, exchange: Exchange) -> tuple[int, str] | None:
+        """Why whoever sends this may not use the endpoint at all; a large body is not read then."""
+        try:
+            self._admit(exchange)
+        except RefusedError as no:
+            return no.status, no.message
+        return None
+
     def _admit(self, exchange: Exchange) -> ClientKey | None:
         keys = self._table.now.keys
         if keys:
@@ -166,7 +176,10 @@ class Gateway:
             kind, body = self._metrics.render(accept)
             return Page(200, body, kind.encode("latin-1"))
         if path.startswith(MODELS):
-            return model_page(self._find(path.removeprefix(MODELS), key), protocol)
+            route = self._find(path.removeprefix(MODELS), key)
+            if not may_use(key, route):  # as if it were not there
+                raise self._unknown(path.removeprefix(MODELS), key)
+            return model_page(route, protocol)
         return page(path, self._table.now.table, protocol, self.draining, key)
 
     # --- requests for a model
@@ -175,7 +188,7 @@ class Gateway:
         self, exchange: Exchange, protocol: Protocol, key: ClientKey | None
     ) -> None:
         if self.draining:
-            raise RefusedError(503, "the endpoint is going away", headers=[RETRY_AFTER])
+            raise RefusedError(503, GOING, headers=[RETRY_AFTER])
         request = _parsed(exchange.body)
         route = self._route_of(exchange.path, request, key)
         ask = read_ask(
@@ -196,7 +209,9 @@ class Gateway:
                 headers = self._limits.headers(key, now)
                 if after is not None:
                     headers.append((b"retry-after", b"%d" % max(1, -int(-after // 1))))
-                self._account(ask, exchange, key, Trip(exchange.begun), refusal.status)
+                trip = Trip(exchange.begun)
+                entry = self._entry(ask, exchange, key, trip, refusal.status)
+                self._write_down(ask, entry)
                 raise RefusedError(
                     refusal.status, refusal.message, code=refusal.code, headers=headers
                 )
@@ -208,10 +223,11 @@ class Gateway:
                 ask, targets, exchange, trip, key.name if key else None
             )
         finally:
-            entry = self._account(ask, exchange, key, trip, exchange.status)
+            entry = self._entry(ask, exchange, key, trip, exchange.status)
             if key:
                 charged, cost = charge(ask, trip, entry)
                 self._limits.finished(key, charged, cost, time.monotonic())
+            self._write_down(ask, entry)
 
     def _targets(
         self, ask: Ask, exchange: Exchange, key: ClientKey | None
@@ -299,6 +315,8 @@ class Gateway:
         answer_id: str,
     ) -> None:
         """``/v1/responses/ID``: asked of the target that has it."""
+        if self.draining:
+            raise RefusedError(503, GOING, headers=[RETRY_AFTER])
         if exchange.method not in ("GET", "DELETE", "POST"):
             raise RefusedError(405, f"{exchange.path} takes GET, DELETE or POST")
         owner = self._fleet.owner_of(answer_id, key.name if key else None)
@@ -325,13 +343,17 @@ class Gateway:
         return self._find(model, key)
 
     def _find(self, model: str, key: ClientKey | None) -> Route:
-        routes = self._table.now.routes
-        route = routes.get(model)
-        if route is not None:
-            return route
-        known = [name for name, r in routes.items() if may_use(key, r)]
+        route = self._table.now.routes.get(model)
+        if route is None:
+            raise self._unknown(model, key)
+        return route
+
+    def _unknown(self, model: str, key: ClientKey | None) -> RefusedError:
+        known = [
+            n for n, route in self._table.now.routes.items() if may_use(key, route)
+        ]
         hint = near(model, known) or f"There are: {', '.join(known) or 'none'}."
-        raise RefusedError(
+        return RefusedError(
             404,
             f"the model '{_shown(model)}' does not exist here. {hint}",
             code="model_not_found",
@@ -340,7 +362,7 @@ class Gateway:
 
     # --- afterwards
 
-    def _account(
+    def _entry(
         self,
         ask: Ask,
         exchange: Exchange,
@@ -348,20 +370,15 @@ class Gateway:
         trip: Trip,
         status: int,
     ) -> Entry:
-        """Write a request down; off the hot path, but for a few microseconds."""
-        entry = entry_of(
-            ask,
-            key,
-            trip,
-            status,
-            exchange.finished,
-            f"{self._prefix}{next(self._numbers):x}",
-        )
+        request_id = f"{self._prefix}{next(self._numbers):x}"
+        return entry_of(ask, key, trip, status, exchange.finished, request_id)
+
+    def _write_down(self, ask: Ask, entry: Entry) -> None:
+        """Off the hot path, but for a few microseconds."""
         self._metrics.observe(entry)
         if self._ledger:
             self._ledger.record(entry)
         self._log.write(entry, ask.request)
-        return entry
 
     def _table_changed(self) -> None:
         table = self._table.now.table
@@ -381,82 +398,6 @@ class Gateway:
         while True:
             await asyncio.sleep(1.0)
             self._relay.upstream.prune()
-
-
-def entry_of(
-    ask: Ask,
-    key: ClientKey | None,
-    trip: Trip,
-    status: int,
-    finished: bool,
-    request_id: str,
-) -> Entry:
-    """Pure, but for the clock: what became of a request."""
-    now = time.monotonic()
-    target, usage = trip.target, trip.usage
-    cost = compare = None
-    price = ask.route.compare or next(
-        (t.price for t in ask.route.cloud if t.price), None
-    )
-    if usage and target:
-        counts = (usage.input, usage.output, usage.cached)
-        if target.price:
-            cost = target.price.cost(*counts)
-        elif target.kind == "replica":
-            cost = 0.0
-        compare = price.cost(*counts) if price else None
-    ttft = trip.first_at - trip.begun if trip.first_at else None
-    tpot = None
-    if trip.first_at and trip.last_at and usage and usage.output > 1:
-        tpot = (trip.last_at - trip.first_at) / (usage.output - 1)
-    return Entry(
-        at=time.time() - (now - trip.begun),
-        request_id=request_id,
-        key=key.name if key else None,
-        model=ask.route.model,
-        target=target.name if target else None,
-        target_kind=target.kind if target else None,
-        target_model=(target.model or ask.route.model) if target else None,
-        api=ask.api,
-        streamed=ask.streamed,
-        status=status,
-        outcome=_outcome(trip, finished),
-        attempts=trip.attempts,
-        input_tokens=usage.input if usage else None,
-        output_tokens=usage.output if usage else None,
-        cached_tokens=usage.cached if usage else None,
-        ttft_s=ttft,
-        tpot_s=tpot,
-        duration_s=now - trip.begun,
-        cost_usd=cost,
-        compare_usd=compare,
-    )
-
-
-def charge(ask: Ask, trip: Trip, entry: Entry) -> tuple[int, float]:
-    """Tokens and US dollars that count against a key's limits.
-
-    Who hangs up before a stream's end gets no usage reported, but has had the tokens: they
-    are estimated, four bytes of the request for one of the prompt and one for each event.
-    """
-    if trip.usage:
-        return trip.usage.input + trip.usage.output, entry.cost_usd or 0.0
-    if not trip.target or not (trip.events or entry.outcome == "client-gone"):
-        return 0, 0.0
-    read = len(ask.body) // 4
-    price = trip.target.price
-    cost = price.cost(read, trip.events) if price else 0.0
-    return read + trip.events, cost
-
-
-def _outcome(trip: Trip, finished: bool) -> Outcome:
-    if trip.target is None:
-        return "refused"
-    if trip.broke_off:
-        return "broke-off"
-    if trip.answered:
-        return "ok"
-    return "failed" if finished else "client-gone"
 
 
 def _shown(name: str) -> str:

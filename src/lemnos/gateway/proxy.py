@@ -43,33 +43,51 @@ def for_origin(host: str, tls: bool) -> str | None:
 async def connect(
     loop: asyncio.AbstractEventLoop,
     via: str,
-    authority: str,
+    host: str,
+    port: int,
     make: Callable[[], asyncio.Protocol],
     context: ssl.SSLContext,
 ) -> asyncio.Protocol:
-    """A TLS connection to ``authority`` (``host:port``) through an HTTP proxy."""
-    parts = urlsplit(via if "://" in via else f"http://{via}")
-    transport, tunnel = await loop.create_connection(
-        _Tunnel, parts.hostname or "", parts.port or 8080
-    )
+    """A TLS connection to ``host`` through an HTTP proxy. Raises OSError."""
+    at, credentials = _proxy(via)
     try:
-        credentials = b""
-        if parts.username:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            token = base64.b64encode(pair.encode())
-            credentials = b"Proxy-Authorization: Basic " + token + b"\r\n"
+        transport, tunnel = await loop.create_connection(_Tunnel, *at)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ConnectionError(f"the proxy cannot be reached ({why})") from None
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
         head = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n".encode()
         transport.write(head + credentials + b"\r\n")
         await tunnel.opened
         protocol = make()
         secured: Any = await loop.start_tls(
-            transport, protocol, context, server_hostname=authority.rpartition(":")[0]
+            transport, protocol, context, server_hostname=host
         )
     except BaseException:
         transport.abort()
         raise
     protocol.connection_made(secured)
     return protocol
+
+
+def _proxy(via: str) -> tuple[tuple[str, int], bytes]:
+    """Where the proxy listens, and the header with its credentials. ConnectionError says what
+    it cannot be; never the URL, which may hold a password."""
+    try:
+        parts = urlsplit(via if "://" in via else f"http://{via}")
+        at = (parts.hostname or "", parts.port or 80)
+    except ValueError:
+        raise ConnectionError("the proxy's URL in https_proxy is none") from None
+    if parts.scheme != "http":
+        raise ConnectionError(
+            f"https_proxy names a proxy of the kind {parts.scheme}://, only http:// is known"
+        )
+    if not parts.username:
+        return at, b""
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    token = base64.b64encode(pair.encode())
+    return at, b"Proxy-Authorization: Basic " + token + b"\r\n"
 
 
 class _Tunnel(asyncio.Protocol):
@@ -86,7 +104,7 @@ class _Tunnel(asyncio.Protocol):
         if self.opened.done():
             return
         words = self._reply.split(b"\r\n", 1)[0].split()
-        if len(words) > 1 and words[1] == b"200":
+        if len(words) > 1 and words[1].startswith(b"2"):
             self.opened.set_result(None)
             return
         said = b" ".join(words[1:]).decode("latin-1")

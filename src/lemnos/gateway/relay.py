@@ -18,9 +18,9 @@ from lemnos.gateway.answers import (
 )
 from lemnos.gateway.ask import Ask, Sent, prepare
 from lemnos.gateway.breaker import MISCONFIGURED, classify, retry_after_s
+from lemnos.gateway.exchange import Exchange, Headers
 from lemnos.gateway.fleet import Fleet
 from lemnos.gateway.routing import first_byte_s
-from lemnos.gateway.server import Exchange, Headers
 from lemnos.gateway.table import TargetKeys
 from lemnos.gateway.upstream import Answer, Patience, Upstream, UpstreamError, origin_of
 from lemnos.spec.targets import Target
@@ -65,6 +65,7 @@ class _RefusedError(Exception):
         self.wait_s = wait_s
 
 
+UNSENDABLE = "its key, or a header of its own, has letters that no header can hold"
 FAILURES = (UpstreamError, OSError, EndlessEventError, MalformedError)
 
 
@@ -168,15 +169,18 @@ class Relay:
         """The head of an answer. A target that hangs up without a word is asked once more over
         a new connection: it may have closed an idle one when that was used again."""
         origin, prefix = origin_of(target.base_url)
-        request = request_bytes(
-            ask.method,
-            prefix + target.root + sent.path.removeprefix("/v1"),
-            origin.authority,
-            exchange.raw_headers,
-            target,
-            self._keys.of(target),
-            sent,
-        )
+        try:
+            request = request_bytes(
+                ask.method,
+                prefix + _rooted(sent.path, target.root),
+                origin.authority,
+                exchange.raw_headers,
+                target,
+                self._keys.of(target),
+                sent,
+            )
+        except ValueError:  # it is a secret: nothing of it is told
+            raise UpstreamError(UNSENDABLE) from None
         trip.attempts += 1
         try:
             return await self.upstream.send(origin, request, patience)
@@ -276,6 +280,11 @@ class Relay:
         trip.usage = rewritten.usage
         if rewritten.response_id:
             self._fleet.remember_answer(rewritten.response_id, target.name, key)
+
+
+def _rooted(path: str, root: str) -> str:
+    """``/tokenize`` is under no root."""
+    return root + path[3:] if path.startswith("/v1/") else path
 
 
 async def _refused_body(answer: Answer, target: Target) -> bytes | None:

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache, partial
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ request that is sent while they do would fail."""
 MAX_WHOLE = 256 * 1024 * 1024
 """A whole answer larger than this is not passed on: it is held in memory until it is complete."""
 MAX_HEAD = 256 * 1024
+PLAIN = (b"", b"identity")
 UNREAD = 256 * 1024
 """Bytes of an answer that may wait for whoever reads it."""
 
@@ -54,12 +55,8 @@ class Origin:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
-    def authority_with_port(self) -> str:
-        """What a proxy is asked to connect to."""
-        return f"{self.host}:{self.port}"
 
-
-@cache
+@lru_cache(4096)
 def origin_of(base_url: str) -> tuple[Origin, str]:
     """The origin of a target's URL, and the path before ``/v1``. UpstreamError if it has none."""
     try:
@@ -68,6 +65,8 @@ def origin_of(base_url: str) -> tuple[Origin, str]:
         port = parts.port or (443 if tls else 80)
     except ValueError as error:
         raise UpstreamError(f"its address cannot be used ({error})") from None
+    if not parts.path.isprintable() or " " in parts.path:
+        raise UpstreamError("its address cannot be used (a space in its path)")
     return Origin(parts.hostname or "", port, tls), parts.path.rstrip("/")
 
 
@@ -121,11 +120,14 @@ class Upstream:
             for connection in kept:
                 if now - connection.idle_since > KEEP_ALIVE_S:
                     connection.abort()
-            left = [connection for connection in kept if connection.open]
-            if left:
-                self._idle[origin] = left
-            else:
+            kept[:] = [connection for connection in kept if connection.open]
+            if not kept:
                 del self._idle[origin]
+
+    def _keep(self, origin: Origin, connection: _Connection) -> None:
+        """For the next request."""
+        connection.idle_since = time.monotonic()
+        self._idle.setdefault(origin, []).append(connection)
 
     def _kept(self, origin: Origin) -> _Connection | None:
         kept = self._idle.get(origin)
@@ -143,13 +145,13 @@ class Upstream:
         via = proxy.for_origin(origin.host, origin.tls)
 
         def make() -> _Connection:
-            return _Connection(self._idle.setdefault(origin, []))
+            return _Connection(partial(self._keep, origin))
 
         try:
             async with asyncio.timeout(connect_s):
                 if via:
                     connection: Any = await proxy.connect(
-                        loop, via, origin.authority_with_port(), make, self._context()
+                        loop, via, origin.host, origin.port, make, self._context()
                     )
                 elif origin.tls:
                     _, connection = await loop.create_connection(
@@ -225,6 +227,11 @@ class Answer:
             self.complete = True
             self._connection.abort()
 
+    def fail(self, why: str) -> None:
+        """Want no more of it, and let whoever reads it know why."""
+        self._connection.abort()
+        self.failed(UpstreamError(why))
+
     def pause(self) -> None:
         """Read no more for now: the client is slower."""
         self._connection.pause()
@@ -264,8 +271,7 @@ class Answer:
         self._parts.append(data)
         self._size += len(data)
         if self._size > MAX_WHOLE:
-            self._connection.abort()
-            self.failed(UpstreamError(f"an answer of over {MAX_WHOLE} bytes"))
+            self.fail(f"an answer of over {MAX_WHOLE} bytes")
         elif self._end is None and self._size > UNREAD:
             self._connection.pause()
 
@@ -287,10 +293,7 @@ class Answer:
                 return
 
     def _too_late(self) -> None:
-        self._connection.abort()
-        self.failed(
-            UpstreamError(f"no answer within {self._patience.first_byte_s:g} s")
-        )
+        self.fail(f"no answer within {self._patience.first_byte_s:g} s")
 
     def _maybe_idle(self) -> None:
         left = self._last + self._patience.idle_s - self._loop.time()
@@ -298,15 +301,14 @@ class Answer:
             wait = left if left > 0 else self._patience.idle_s
             self._timer = self._loop.call_later(wait, self._maybe_idle)
             return
-        self._connection.abort()
-        self.failed(UpstreamError(f"nothing came for {self._patience.idle_s:g} s"))
+        self.fail(f"nothing came for {self._patience.idle_s:g} s")
 
 
 class _Connection(asyncio.Protocol):
     """A connection to a target: one request at a time."""
 
-    def __init__(self, home: list[_Connection]) -> None:
-        self._home = home
+    def __init__(self, keep: Callable[[_Connection], None]) -> None:
+        self._keep = keep
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._answer: Answer | None = None
@@ -385,6 +387,12 @@ class _Connection(asyncio.Protocol):
         if answer:
             answer.failed(UpstreamError(why))
 
+    def on_message_begin(self) -> None:
+        if (
+            self._answer is None
+        ):  # a second answer, which could become the next client's
+            self.abort()
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value))
 
@@ -394,6 +402,9 @@ class _Connection(asyncio.Protocol):
         self._informational = 100 <= status < 200
         if self._informational or self._answer is None:
             return
+        if not 200 <= status <= 599:
+            self._broken(f"answered with the status {status}, which there is not")
+            return
         framed = status in (204, 304)
         for name, value in headers:
             low = name.lower()
@@ -401,6 +412,9 @@ class _Connection(asyncio.Protocol):
                 framed = True
             elif low == b"transfer-encoding" and value.lower().endswith(b"chunked"):
                 framed = True
+            elif low == b"content-encoding" and value.lower() not in PLAIN:
+                self._broken("answered in an encoding that it was not asked for")
+                return
         self._until_eof = not framed
         self._answer.head_came(status, headers)
 
@@ -417,8 +431,7 @@ class _Connection(asyncio.Protocol):
             return
         if self.open and self._parser.should_keep_alive() and not self._until_eof:
             self.resume()
-            self.idle_since = time.monotonic()
-            self._home.append(self)
+            self._keep(self)
         elif self._transport:
             self._transport.abort()
         answer.end_came()
