@@ -16,6 +16,7 @@ from pathlib import Path
 from lemnos.errors import LemnosError
 from lemnos.gateway import auth
 from lemnos.gateway.app import Gateway
+from lemnos.gateway.children import Children
 from lemnos.gateway.ledger import Ledger
 from lemnos.gateway.requestlog import RequestLog
 from lemnos.gateway.server import Server, Timeouts
@@ -141,6 +142,7 @@ async def _serve(
     drain_s: float,
 ) -> None:
     gateway = Gateway(table, ledger, RequestLog())
+    children = Children(table)
     server = Server(gateway, gateway.refuse, gateway.turns_away, timeouts)
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -159,6 +161,7 @@ async def _serve(
     await stop.wait()
     gateway.draining = True
     await server.drain(drain_s, hurry)
+    await children.close()
     gateway.close()
 
 
