@@ -34,11 +34,14 @@ from lemnos.wire.errors import Protocol, error_body, protocol_of
 NEED_NO_MODEL = frozenset(("/tokenize", "/detokenize"))
 """llama.cpp's form of these has no model: the only one is meant, where there is one."""
 ANSWERS = re.compile(r"/v1/responses/([A-Za-z0-9_-]{1,200})(/cancel|/input_items)?")
+ALLOWED = {None: ("GET", "DELETE"), "/cancel": ("POST",), "/input_items": ("GET",)}
+"""Methods of an answer and of what is below it."""
 MODELS = "/v1/models/"
 MAX_HASHED = 4 * 1024 * 1024
 """Larger bodies (images) are routed by load alone."""
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 RETRY_AFTER = (b"retry-after", b"2")
+TIDY_S = 0.25
 
 
 class RefusedError(Exception):
@@ -82,7 +85,7 @@ class Gateway:
         self._table_changed()
         self._tasks = [
             asyncio.create_task(table.watch(self._table_changed)),
-            asyncio.create_task(self._prune()),
+            asyncio.create_task(self._tidy()),
         ]
 
     def close(self) -> None:
@@ -90,6 +93,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         self._relay.upstream.close()
+        self._log.flush()
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one HTTP request."""
@@ -103,7 +107,7 @@ class Gateway:
             if exchange.path in API_OF and exchange.method == "POST":
                 await self._relayed(exchange, protocol, key)
             elif found := ANSWERS.fullmatch(exchange.path):
-                await self._about_an_answer(exchange, protocol, key, found[1])
+                await self._about_an_answer(exchange, protocol, key, found)
             else:
                 self._own(exchange, protocol, key)
         except RefusedError as no:
@@ -312,13 +316,19 @@ class Gateway:
         exchange: Exchange,
         protocol: Protocol,
         key: ClientKey | None,
-        answer_id: str,
+        found: re.Match[str],
     ) -> None:
         """``/v1/responses/ID``: asked of the target that has it."""
         if self.draining:
             raise RefusedError(503, GOING, headers=[RETRY_AFTER])
-        if exchange.method not in ("GET", "DELETE", "POST"):
-            raise RefusedError(405, f"{exchange.path} takes GET, DELETE or POST")
+        allowed = ALLOWED[found[2]]
+        if exchange.method not in allowed:
+            raise RefusedError(
+                405,
+                f"{exchange.path} takes {' or '.join(allowed)}",
+                headers=[(b"allow", ", ".join(allowed).encode())],
+            )
+        answer_id = found[1]
         owner = self._fleet.owner_of(answer_id, key.name if key else None)
         for route in self._table.now.table.routes:
             for target in (*route.targets, *route.cloud):
@@ -394,10 +404,11 @@ class Gateway:
                 ages = [(max(0.0, now - at), dollars) for at, dollars in spent]
                 self._limits.seed(key, ages, time.monotonic())
 
-    async def _prune(self) -> None:
+    async def _tidy(self) -> None:
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(TIDY_S)
             self._relay.upstream.prune()
+            self._log.flush()
 
 
 def _shown(name: str) -> str:
