@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from lemnos.errors import UsageError
+from lemnos.gateway import smg
 from lemnos.gateway.compile import Compiled, compile_gateway, missing
 from lemnos.gateway.providers import providers
 from lemnos.spec.deployment import DeploymentSpec
 from lemnos.spec.document import load, parse, validated
 from lemnos.spec.gateway import GatewaySpec
-from lemnos.spec.targets import ENGINE_APIS, ClientKey, TargetTable
+from lemnos.spec.targets import ENGINE_APIS, GROUP_APIS, ClientKey, TargetTable
 
 KEY = ClientKey(name="ann", sha256="a" * 64)
 LOCAL = {"url": "http://127.0.0.1:8000"}
@@ -27,6 +28,7 @@ def compiled(spec: dict[str, Any], keys: tuple[ClientKey, ...] = (KEY,)) -> Comp
         providers(),
         keys,
         registered={"glm": "/state/glm/targets.json"},
+        programs={None: "/smg/bin/python"},
         created=7,
     )
 
@@ -100,8 +102,53 @@ def test_a_cloud_by_url_and_what_its_writer_says_of_it() -> None:
     assert second.headers == {"X-Team": "a"}
 
 
+GROUP = {
+    "router": "smg",
+    "prefill": [{"url": "http://10.0.0.1:8000/v1", "bootstrap_port": 9000}, {"url": "http://10.0.0.2:8000"}],
+    "decode": [{"url": "http://10.0.0.3:8000"}],
+    "key_file": "/k",
+}  # fmt: skip
+
+
+def test_a_group_is_one_target_and_its_router() -> None:
+    local = [LOCAL, GROUP, {"deployment": "glm"}, {**GROUP, "policy": "random", "idle_s": 9}]  # fmt: skip
+    table = compiled(of({"local": local})).table
+    _, first, second = table.routes[0].targets
+    assert (first.name, first.key_file, first.apis) == ("smg", "/k", GROUP_APIS)
+    assert (second.name, second.idle_s) == ("smg-2", 9)
+    one, two = table.routers
+    assert (one.target, two.target) == ("smg", "smg-2")
+    assert (one.policy, two.policy) == ("cache_aware", "random")
+    assert [(w.url, w.bootstrap_port) for w in one.prefill] == [
+        ("http://10.0.0.1:8000", 9000),
+        ("http://10.0.0.2:8000", 8998),
+    ]
+    assert one.decode == ("http://10.0.0.3:8000",) and one.program == "/smg/bin/python"
+    words = smg.arguments(one, 1, 2)
+    assert words.count("--prefill") == 2 and words.count("--decode") == 1
+    at = words.index("--prefill")
+    assert words[at : at + 3] == ["--prefill", "http://10.0.0.1:8000", "9000"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"decode": []}, "router smg needs prefill and decode"),
+        ({"key_file": None}, "router smg needs key_file or key_env"),
+        ({"key_header": "x-api-key"}, "takes its key as authorization"),
+        ({"router": None}, "give a url, the name of a deployment, or a router"),
+        ({"url": "http://127.0.0.1:1"}, "give a url, the name of a deployment, or a router"),
+        ({"policy": "best"}, "'cache_aware'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_group(change: dict[str, Any], says: str) -> None:
+    written = {k: v for k, v in {**GROUP, **change}.items() if v is not None}
+    assert says in refused(of({"local": [written]}))
+    assert "policy is for a group" in refused(of({"local": [{**LOCAL, "policy": "random"}]}))  # fmt: skip
+
+
 def test_tables_come_back_from_json() -> None:
-    table = compiled(of({"local": [LOCAL], "cloud": [ZAI]})).table
+    table = compiled(of({"local": [LOCAL, GROUP], "cloud": [ZAI]})).table
     assert TargetTable.model_validate_json(table.model_dump_json()) == table
 
 

@@ -9,7 +9,14 @@ import pytest
 
 from lemnos.errors import LemnosError
 from lemnos.gateway.table import TargetKeys, WatchedTable, read_table
-from lemnos.spec.targets import TARGETS_VERSION, Route, Target, TargetTable
+from lemnos.spec.targets import (
+    TARGETS_VERSION,
+    PrefillWorker,
+    Route,
+    Router,
+    Target,
+    TargetTable,
+)
 
 
 def replace(path: Path, text: str) -> None:
@@ -59,6 +66,35 @@ def test_tables_that_cannot_be_used(tmp_path: Path) -> None:
             read_table(path)
     with pytest.raises(LemnosError, match="cannot be read"):
         read_table(tmp_path / "none")
+
+
+def test_a_group_is_in_force_while_its_router_is_ready(tmp_path: Path) -> None:
+    router = Router(
+        target="pd",
+        program="/python",
+        prefill=(PrefillWorker(url="http://p", bootstrap_port=1),),
+        decode=("http://d",),
+        policy="random",
+    )
+    plain = Target(name="e", base_url="http://e")
+    pd = Target(name="pd", base_url="http://127.0.0.1:0")
+    path = tmp_path / "targets.json"
+    routes = (Route(model="m", targets=(pd, plain)),)
+    whole = TargetTable(revision=1, routes=routes, routers=(router,))
+    replace(path, whole.model_dump_json())
+    watched = WatchedTable(path)
+
+    def urls() -> list[str]:
+        return [target.base_url for target in watched.now.routes["m"].targets]
+
+    assert urls() == ["http://e"] and not watched.refresh()
+    watched.place("pd", "http://127.0.0.1:4711")
+    assert urls() == ["http://127.0.0.1:4711", "http://e"]
+    assert watched.refresh() and not watched.refresh()
+    replace(path, whole.model_copy(update={"revision": 2}).model_dump_json())
+    assert watched.refresh() and urls() == ["http://127.0.0.1:4711", "http://e"]
+    watched.place("pd", None)
+    assert urls() == ["http://e"] and watched.written.routes == routes
 
 
 def test_keys_are_read_again_when_their_file_changes(
