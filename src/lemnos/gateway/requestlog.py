@@ -21,9 +21,11 @@ class RequestLog:
     ) -> None:
         self.mode = mode
         self._out = out or sys.stderr.buffer
+        self._lines: list[bytes] = []
 
     def write(self, entry: Entry, request: dict[str, Any] | None = None) -> None:
-        """One line; ``request`` (the parsed body) is in it only in the mode ``prompts``."""
+        """One line, out with the next ``flush``; ``request`` (the parsed body) is in it only in
+        the mode ``prompts``."""
         if self.mode == "none":
             return
         try:
@@ -31,7 +33,17 @@ class RequestLog:
             if self.mode == "prompts" and request is not None:
                 said = redact(orjson.dumps(request).decode())
                 line = line[:-2] + b',"request":' + said.encode() + b"}\n"
-            self._out.write(line)
+        except (TypeError, ValueError):
+            return  # an unpaired surrogate stops no request
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        """Write what has come since the last time, in one call."""
+        if not self._lines:
+            return
+        lines, self._lines = self._lines, []
+        try:
+            self._out.write(b"".join(lines))
             self._out.flush()
-        except (OSError, TypeError, ValueError):
-            return  # a closed or full log, or an unpaired surrogate, stops no request
+        except (OSError, ValueError):
+            return  # a closed or full log stops no request

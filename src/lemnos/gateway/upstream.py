@@ -192,6 +192,7 @@ class Answer:
         self._failed: Exception | None = None
         self._last = loop.time()
         self._timer = loop.call_later(patience.first_byte_s, self._too_late)
+        self._watched = False
         self.complete = False
         self.status = 0
         self.headers: Headers = []
@@ -253,11 +254,16 @@ class Answer:
 
     def head_came(self, status: int, headers: Headers) -> None:
         self.status, self.headers = status, headers
-        self._timer.cancel()
         self._last = self._loop.time()
-        self._timer = self._loop.call_later(self._patience.idle_s, self._maybe_idle)
+        self._timer.cancel()
         if not self._head.done():
             self._head.set_result(None)
+
+    def goes_on(self) -> None:
+        """It is not whole yet: from now on it may not be silent for long."""
+        if not self._watched:
+            self._watched = True
+            self._maybe_idle()
 
     def data_came(self, data: bytes) -> None:
         self._last = self._loop.time()
@@ -313,6 +319,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._answer: Answer | None = None
         self._headers: Headers = []
+        self._parts: list[bytes] = []
         self._head_size = 0
         self._informational = False
         self._until_eof = False
@@ -331,6 +338,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._answer = answer
         self._headers, self._head_size, self._spoke = [], 0, False
+        self._parts = []
         self._until_eof = False
         self._transport.write(request)
 
@@ -376,9 +384,15 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._hand_over()
             self._broken("answered what is no HTTP/1.1")
             return
-        if self._answer and not self._answer.status and self._head_size > MAX_HEAD:
+        self._hand_over()
+        if self._answer is None:
+            return
+        if self._answer.status:
+            self._answer.goes_on()
+        elif self._head_size > MAX_HEAD:
             self._broken("answered with headers that do not end")
 
     def _broken(self, why: str) -> None:
@@ -387,10 +401,17 @@ class _Connection(asyncio.Protocol):
         if answer:
             answer.failed(UpstreamError(why))
 
+    def _hand_over(self) -> None:
+        """What one read brought goes on as one: a write costs more than all the rest."""
+        parts = self._parts
+        if not parts:
+            return
+        self._parts = []
+        if self._answer:
+            self._answer.data_came(parts[0] if len(parts) == 1 else b"".join(parts))
+
     def on_message_begin(self) -> None:
-        if (
-            self._answer is None
-        ):  # a second answer, which could become the next client's
+        if self._answer is None:  # a second one, which could become the next client's
             self.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -419,13 +440,13 @@ class _Connection(asyncio.Protocol):
         self._answer.head_came(status, headers)
 
     def on_body(self, data: bytes) -> None:
-        if self._answer:
-            self._answer.data_came(data)
+        self._parts.append(data)
 
     def on_message_complete(self) -> None:
         if self._informational:
             self._informational = False
             return
+        self._hand_over()
         answer, self._answer = self._answer, None
         if answer is None:
             return

@@ -17,6 +17,9 @@ def test_a_line_of_json_for_each_request() -> None:
     log = RequestLog(out=out)
     log.write(ENTRY, {"messages": "private"})
     log.write(entry(request_id='two\n"lines"', input_tokens=None))
+    assert out.getvalue() == b""
+    for _ in range(2):
+        log.flush()
     first, second = map(json.loads, out.getvalue().splitlines())
     assert first == asdict(ENTRY)
     assert second["request_id"] == 'two\n"lines"'
@@ -26,7 +29,9 @@ def test_a_line_of_json_for_each_request() -> None:
 def test_prompts_only_if_asked_and_without_keys() -> None:
     out = io.BytesIO()
     request = {"messages": [{"content": f'my "key" is sk-{KEY}\n'}], "model": "qwen"}
-    RequestLog("prompts", out).write(ENTRY, request)
+    log = RequestLog("prompts", out)
+    log.write(ENTRY, request)
+    log.flush()
     assert out.getvalue().count(b"\n") == 1
     line = json.loads(out.getvalue())
     assert line["request"]["messages"] == [{"content": 'my "key" is ***\n'}]
@@ -35,9 +40,14 @@ def test_prompts_only_if_asked_and_without_keys() -> None:
 
 def test_nothing_if_so_said_and_a_broken_log_stops_nothing() -> None:
     out = io.BytesIO()
-    RequestLog("none", out).write(ENTRY)
-    assert out.getvalue() == b""
-    RequestLog(out=out).write(entry(request_id="\ud800"))
-    assert out.getvalue() == b""
+    for log, one in (
+        (RequestLog("none", out), ENTRY),
+        (RequestLog(out=out), entry(request_id="\ud800")),
+    ):
+        log.write(one)
+        log.flush()
+        assert out.getvalue() == b""
     out.close()
-    RequestLog(out=out).write(ENTRY)
+    log = RequestLog(out=out)
+    log.write(ENTRY)
+    log.flush()
