@@ -180,7 +180,7 @@ def stop(files: GatewayFiles) -> bool:
     launcher = LocalLauncher(_owner(files))
     launcher.signal(JOB)
     deadline = time.monotonic() + STOP_S
-    while launcher.status()[JOB].alive and time.monotonic() < deadline:
+    while pid_of(files) is not None and time.monotonic() < deadline:
         time.sleep(0.05)
     launcher.sweep()
     return True

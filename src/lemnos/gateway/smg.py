@@ -95,4 +95,6 @@ def arguments(router: Router, port: int, metrics_port: int) -> list[str]:
     words += ["--worker-startup-check-interval", "1"]
     words += ["--worker-startup-timeout-secs", str(FOR_EVER_S)]
     words += ["--health-check-interval-secs", "5", "--log-level", "warn"]
+    # One that failed is tried again after so long; smg's own 60 s would outlast a restart.
+    words += ["--cb-timeout-duration-secs", "5"]
     return [*words, "--shutdown-grace-period-secs", str(GRACE_S)]

@@ -39,14 +39,16 @@ class Worker:
 
 
 @contextmanager
-def serving(role: Literal["prefill", "decode"], key: str) -> Iterator[Worker]:
-    """A Worker that listens on loopback while the body runs."""
+def serving(
+    role: Literal["prefill", "decode"], key: str, port: int = 0
+) -> Iterator[Worker]:
+    """A Worker that listens on loopback while the body runs; on ``port`` if one is given."""
     worker = Worker(role, key)
 
     class Handler(_Handler):
         of = worker
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     worker.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))

@@ -99,8 +99,20 @@ def gateway_pid() -> int:
 
 
 def router_of(gateway: int) -> psutil.Process:
-    (child,) = psutil.Process(gateway).children()
+    """The one that runs; one that ended may not have been waited for yet."""
+    (child,) = until(lambda: live(psutil.Process(gateway).children()))
     return child
+
+
+def live(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in processes if not ended(each)]
+
+
+def ended(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def log_text() -> str:
@@ -146,7 +158,6 @@ def test_a_router_that_is_killed_comes_back_and_others_answer_meanwhile(
         router.kill()
         statuses = {ask(url).status_code for _ in range(50)}
         assert statuses == {200}
-        until(lambda: psutil.Process(pid).children(), within_s=60)
         before = len(decode.prompts)
         until(lambda: ask(url).status_code == 200 and len(decode.prompts) > before)
         assert router_of(pid).pid != router.pid
@@ -196,7 +207,7 @@ def test_a_group_that_changes_is_replaced_and_open_streams_end(
             first.may_end.set()
             rest = [line for line in lines if line]
             assert any("two" in line for line in rest) and rest[-1] == "data: [DONE]"
-        until(lambda: not before.is_running() or before.status() == "zombie")
+        until(lambda: ended(before))
         now = router_of(pid)
         # What does not change the command leaves the router alone.
         lemnos("gateway", "drain", "pd")
@@ -217,6 +228,23 @@ def test_a_key_that_is_replaced_is_taken_up(
         new.write_text("another-key")
         new.replace(tmp_path / "key")
         answered(url)
+
+
+def test_engines_that_are_not_up_are_waited_for_and_come_back(
+    write: Callable[..., Path],
+) -> None:
+    port = free_port("127.0.0.1")
+    absent = Worker("decode", KEY, port)
+    with workers("prefill") as (prefill,):
+        url = run(write(group(prefill, absent)))
+        until(lambda: "/health" in log_text(), within_s=60)  # smg misses it
+        got = ask(url)
+        assert got.status_code == 503
+        assert "no replica that is ready" in got.json()["error"]["message"]
+        for _ in range(2):
+            with sglang_workers.serving("decode", KEY, port):
+                answered(url)
+            until(lambda: ask(url).status_code in (502, 503))
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
@@ -240,7 +268,7 @@ def test_removed_from_the_file_it_ends(write: Callable[..., Path]) -> None:
         router = router_of(gateway_pid())
         lemnos("gateway", "apply", str(write(f"{{url: {other.url}}}")))
         until(lambda: ask(url).json() == {"by": "other"})
-        until(lambda: not router.is_running() or router.status() == "zombie")
+        until(lambda: ended(router))
 
 
 def test_a_program_that_is_not_smg_is_a_sentence(
