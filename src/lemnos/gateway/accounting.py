@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import time
 
-from lemnos.gateway.ask import Ask
 from lemnos.gateway.entry import Entry, Outcome
-from lemnos.gateway.relay import Trip
-from lemnos.spec.targets import ClientKey
+from lemnos.gateway.trip import Trip
 
 
-def entry_of(
-    ask: Ask,
-    key: ClientKey | None,
-    trip: Trip,
-    status: int,
-    finished: bool,
-    request_id: str,
-) -> Entry:
+def entry_of(trip: Trip, status: int, request_id: str) -> Entry:
     """Pure, but for the clock: what became of a request."""
     now = time.monotonic()
-    target, usage = trip.target, trip.usage
+    ask, begun, target, usage = trip.ask, trip.exchange.begun, trip.target, trip.usage
     cost = compare = None
     price = ask.route.compare or next(
         (t.price for t in ask.route.cloud if t.price), None
@@ -32,14 +23,14 @@ def entry_of(
         elif target.kind == "replica":
             cost = 0.0
         compare = price.cost(*counts) if price else None
-    ttft = trip.first_at - trip.begun if trip.first_at else None
+    ttft = trip.first_at - begun if trip.first_at else None
     tpot = None
     if trip.first_at and trip.last_at and usage and usage.output > 1:
         tpot = (trip.last_at - trip.first_at) / (usage.output - 1)
     return Entry(
-        at=time.time() - (now - trip.begun),
+        at=time.time() - (now - begun),
         request_id=request_id,
-        key=key.name if key else None,
+        key=trip.whose,
         model=ask.route.model,
         target=target.name if target else None,
         target_kind=target.kind if target else None,
@@ -47,20 +38,20 @@ def entry_of(
         api=ask.api,
         streamed=ask.streamed,
         status=status,
-        outcome=_outcome(trip, finished),
+        outcome=_outcome(trip),
         attempts=trip.attempts,
         input_tokens=usage.input if usage else None,
         output_tokens=usage.output if usage else None,
         cached_tokens=usage.cached if usage else None,
         ttft_s=ttft,
         tpot_s=tpot,
-        duration_s=now - trip.begun,
+        duration_s=now - begun,
         cost_usd=cost,
         compare_usd=compare,
     )
 
 
-def charge(ask: Ask, trip: Trip, entry: Entry) -> tuple[int, float]:
+def charge(trip: Trip, entry: Entry) -> tuple[int, float]:
     """Tokens and US dollars that count against a key's limits.
 
     Who hangs up before a stream's end gets no usage reported, but has had the tokens: they
@@ -70,17 +61,17 @@ def charge(ask: Ask, trip: Trip, entry: Entry) -> tuple[int, float]:
         return trip.usage.input + trip.usage.output, entry.cost_usd or 0.0
     if not trip.target or not (trip.events or entry.outcome == "client-gone"):
         return 0, 0.0
-    read = len(ask.body) // 4
+    read = len(trip.ask.body) // 4
     price = trip.target.price
     cost = price.cost(read, trip.events) if price else 0.0
     return read + trip.events, cost
 
 
-def _outcome(trip: Trip, finished: bool) -> Outcome:
+def _outcome(trip: Trip) -> Outcome:
     if trip.target is None:
         return "refused"
     if trip.broke_off:
         return "broke-off"
     if trip.answered:
         return "ok"
-    return "failed" if finished else "client-gone"
+    return "failed" if trip.exchange.finished else "client-gone"

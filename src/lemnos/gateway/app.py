@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import re
 import time
@@ -23,11 +24,12 @@ from lemnos.gateway.fleet import Fleet
 from lemnos.gateway.ledger import Ledger
 from lemnos.gateway.limits import Limits
 from lemnos.gateway.metrics import Metrics
-from lemnos.gateway.relay import Relay, Trip
+from lemnos.gateway.relay import Relay
 from lemnos.gateway.requestlog import RequestLog
 from lemnos.gateway.routing import order
 from lemnos.gateway.server import GOING
 from lemnos.gateway.table import WatchedTable
+from lemnos.gateway.trip import Trip
 from lemnos.spec.targets import ClientKey, Route, Target
 from lemnos.wire.errors import Protocol, error_body, protocol_of
 
@@ -198,46 +200,42 @@ class Gateway:
         ask = read_ask(
             exchange.path, exchange.query, protocol, route, request, exchange.body
         )
-        targets = self._targets(ask, exchange, key)
-        await self._served(ask, targets, exchange, key)
+        trip = Trip(ask, exchange, key)
+        await self._served(trip, self._targets(trip))
 
-    async def _served(
-        self, ask: Ask, targets: list[Target], exchange: Exchange, key: ClientKey | None
-    ) -> None:
+    async def _served(self, trip: Trip, targets: list[Target]) -> None:
         """Relay within the key's limits, and write down what became of it."""
         now = time.monotonic()  # a body may have taken a minute
+        key = trip.key
         if key:
-            refusal = self._limits.admit(key, ask.route.model, now)
-            if refusal:
-                after = refusal.retry_after_s
-                headers = self._limits.headers(key, now)
-                if after is not None:
-                    headers.append((b"retry-after", b"%d" % max(1, -int(-after // 1))))
-                trip = Trip(exchange.begun)
-                entry = self._entry(ask, exchange, key, trip, refusal.status)
-                self._write_down(ask, entry)
-                raise RefusedError(
-                    refusal.status, refusal.message, code=refusal.code, headers=headers
-                )
+            self._admit_within_limits(trip, key, now)
             self._limits.started(key, now)
-        trip = Trip(exchange.begun)
         self._fleet.retries.requested(now)
         try:
-            await self._relay.to_first_that_answers(
-                ask, targets, exchange, trip, key.name if key else None
-            )
+            await self._relay.to_first_that_answers(trip, targets)
         finally:
-            entry = self._entry(ask, exchange, key, trip, exchange.status)
+            entry = self._entry(trip, trip.exchange.status)
             if key:
-                charged, cost = charge(ask, trip, entry)
+                charged, cost = charge(trip, entry)
                 self._limits.finished(key, charged, cost, time.monotonic())
-            self._write_down(ask, entry)
+            self._write_down(trip, entry)
 
-    def _targets(
-        self, ask: Ask, exchange: Exchange, key: ClientKey | None
-    ) -> list[Target]:
+    def _admit_within_limits(self, trip: Trip, key: ClientKey, now: float) -> None:
+        refusal = self._limits.admit(key, trip.ask.route.model, now)
+        if refusal is None:
+            return
+        headers = self._limits.headers(key, now)
+        if refusal.retry_after_s is not None:
+            seconds = max(1, math.ceil(refusal.retry_after_s))
+            headers.append((b"retry-after", b"%d" % seconds))
+        self._write_down(trip, self._entry(trip, refusal.status))
+        raise RefusedError(
+            refusal.status, refusal.message, code=refusal.code, headers=headers
+        )
+
+    def _targets(self, trip: Trip) -> list[Target]:
         """Whom to ask, first to last."""
-        route = ask.route
+        ask, key, route = trip.ask, trip.key, trip.ask.route
         refusals = [
             no
             for target in (*route.targets, *route.cloud)
@@ -257,21 +255,21 @@ class Gateway:
         if ask.api == "responses" and previous:
             return [self._owner(str(previous), [*able, *cloud], key)]
         if len(able) > 1 and len(ask.body) <= MAX_HASHED:
-            able = self._by_affinity(ask, able, exchange)
+            able = self._by_affinity(trip, able)
         waits = route.policy == "local-within"
         seen = self._fleet.seen((*able, *cloud), time.monotonic(), waits)
         return order(route, able, cloud, seen)
 
-    def _by_affinity(
-        self, ask: Ask, able: list[Target], exchange: Exchange
-    ) -> list[Target]:
+    def _by_affinity(self, trip: Trip, able: list[Target]) -> list[Target]:
         """Replicas with the one first that has the prompt's beginning in its cache."""
-        blocks = prompt_blocks(ask.api, ask.request)
-        session = session_of(exchange.headers, ask.request)
+        ask = trip.ask
+        trip.blocks = prompt_blocks(ask.api, ask.request)
+        trip.session = session_of(trip.exchange.headers, ask.request)
         affinity = self._fleet.affinity(ask.route.model)
         by_name = {target.name: target for target in able}
-        names = affinity.order(list(by_name), self._fleet.in_flight, blocks, session)
-        affinity.remember(names[0], blocks, session)
+        names = affinity.order(
+            list(by_name), self._fleet.in_flight, trip.blocks, trip.session
+        )
         return [by_name[name] for name in names]
 
     def _nobody(self, ask: Ask, drained: tuple[str, ...]) -> RefusedError:
@@ -337,7 +335,7 @@ class Gateway:
                         exchange.path, exchange.query, "responses", protocol, route,
                         route.model, {}, exchange.body, False, exchange.method,
                     )  # fmt: skip
-                    await self._served(ask, [target], exchange, key)
+                    await self._served(Trip(ask, exchange, key), [target])
                     return
         raise RefusedError(404, f"Response with id '{answer_id}' not found.")
 
@@ -372,23 +370,15 @@ class Gateway:
 
     # --- afterwards
 
-    def _entry(
-        self,
-        ask: Ask,
-        exchange: Exchange,
-        key: ClientKey | None,
-        trip: Trip,
-        status: int,
-    ) -> Entry:
-        request_id = f"{self._prefix}{next(self._numbers):x}"
-        return entry_of(ask, key, trip, status, exchange.finished, request_id)
+    def _entry(self, trip: Trip, status: int) -> Entry:
+        return entry_of(trip, status, f"{self._prefix}{next(self._numbers):x}")
 
-    def _write_down(self, ask: Ask, entry: Entry) -> None:
+    def _write_down(self, trip: Trip, entry: Entry) -> None:
         """Off the hot path, but for a few microseconds."""
         self._metrics.observe(entry)
         if self._ledger:
             self._ledger.record(entry)
-        self._log.write(entry, ask.request)
+        self._log.write(entry, trip.ask.request)
 
     def _table_changed(self) -> None:
         table = self._table.now.table

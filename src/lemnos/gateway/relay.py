@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from lemnos.errors import UsageError
 from lemnos.gateway.answers import (
     MalformedError,
-    Rewritten,
     downstream_headers,
     error_from,
     request_bytes,
@@ -18,30 +17,15 @@ from lemnos.gateway.answers import (
 )
 from lemnos.gateway.ask import Ask, Sent, prepare
 from lemnos.gateway.breaker import MISCONFIGURED, classify, retry_after_s
-from lemnos.gateway.exchange import Exchange, Headers
+from lemnos.gateway.exchange import Headers
 from lemnos.gateway.fleet import Fleet
 from lemnos.gateway.routing import first_byte_s
 from lemnos.gateway.table import TargetKeys
+from lemnos.gateway.trip import Trip
 from lemnos.gateway.upstream import Answer, Patience, Upstream, UpstreamError, origin_of
 from lemnos.spec.targets import Target
 from lemnos.wire.errors import error_body, error_event
-from lemnos.wire.usage import EndlessEventError, StreamMeter, Usage
-
-
-@dataclass(slots=True)
-class Trip:
-    """What became of a request so far. Times are monotonic seconds."""
-
-    begun: float
-    attempts: int = 0
-    target: Target | None = None
-    usage: Usage | None = None
-    events: int = 0
-    first_at: float | None = None
-    last_at: float | None = None
-    broke_off: bool = False
-    answered: bool = False
-    """A target's own answer went to the client, whole or in part."""
+from lemnos.wire.usage import EndlessEventError, StreamMeter
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +62,7 @@ class Relay:
         self.upstream = Upstream()
 
     async def to_first_that_answers(
-        self,
-        ask: Ask,
-        targets: Sequence[Target],
-        exchange: Exchange,
-        trip: Trip,
-        key: str | None,
+        self, trip: Trip, targets: Sequence[Target]
     ) -> None:
         """Try targets in their order until one answers; an error when none does.
 
@@ -94,50 +73,42 @@ class Relay:
             if at and not self._fleet.retries.take(time.monotonic()):
                 break
             trip.target = target
-            wait = first_byte_s(ask.route, targets, at, ask.streamed)
+            wait = first_byte_s(trip.ask.route, targets, at, trip.ask.streamed)
             patience = Patience(target.connect_s, wait, target.idle_s)
             try:
-                sent = prepare(ask, target)
+                sent = prepare(trip.ask, target)
             except UsageError as error:
                 problems.append((target, Problem(400, error.what)))
                 continue
-            problem = await self._try(ask, sent, target, patience, exchange, trip, key)
+            problem = await self._try(trip, sent, target, patience)
             if problem is None:
                 return
             problems.append((target, problem))
-        _give_up(ask, problems, exchange)
+        _give_up(trip, problems)
 
     async def _try(
-        self,
-        ask: Ask,
-        sent: Sent,
-        target: Target,
-        patience: Patience,
-        exchange: Exchange,
-        trip: Trip,
-        key: str | None,
+        self, trip: Trip, sent: Sent, target: Target, patience: Patience
     ) -> Problem | None:
         """None when the client has its answer, be it one that broke off."""
-        fleet, name, now = self._fleet, target.name, time.monotonic()
-        breaker, request = fleet.breaker(name), id(exchange)
+        ask, exchange, fleet, name = trip.ask, trip.exchange, self._fleet, target.name
+        breaker, request, now = fleet.breaker(name), id(trip), time.monotonic()
         fleet.in_flight[name] += 1
         breaker.started(now)
+        if trip.blocks is not None and target.kind == "replica":
+            fleet.affinity(ask.route.model).remember(name, trip.blocks, trip.session)
         if ask.streamed:
             fleet.wait(name).began(request, now)
         answer: Answer | None = None
         outcome, wait_s = "abandoned", None
         try:
-            answer = await self._send(ask, sent, target, patience, exchange, trip)
-            self._check(ask, sent, target, answer, await _refused_body(answer, target))
+            answer = await self._send(trip, sent, target, patience)
+            if answer.status >= 300:
+                _check(ask, sent, target, answer, await answer.whole())
             exchange.source = answer
             if answer.header(b"content-type").startswith(b"text/event-stream"):
-                await self._stream(ask, sent, target, answer, exchange, trip, key)
+                await self._stream(trip, sent, target, answer)
             else:
-                body = await answer.whole()
-                rewritten = whole_answer(ask, sent, answer.status, body)
-                self._note(rewritten, target, trip, key)
-                headers = downstream_headers(answer.headers, target.name)
-                exchange.answer(answer.status, headers, rewritten.body)
+                await self._whole(trip, sent, target, answer)
             outcome = "failed" if trip.broke_off else "ok"
             trip.answered = True
             return None
@@ -158,23 +129,17 @@ class Relay:
             _tell(fleet, name, outcome, wait_s)
 
     async def _send(
-        self,
-        ask: Ask,
-        sent: Sent,
-        target: Target,
-        patience: Patience,
-        exchange: Exchange,
-        trip: Trip,
+        self, trip: Trip, sent: Sent, target: Target, patience: Patience
     ) -> Answer:
         """The head of an answer. A target that hangs up without a word is asked once more over
         a new connection: it may have closed an idle one when that was used again."""
         origin, prefix = origin_of(target.base_url)
         try:
             request = request_bytes(
-                ask.method,
+                trip.ask.method,
                 prefix + _rooted(sent.path, target.root),
                 origin.authority,
-                exchange.raw_headers,
+                trip.exchange.raw_headers,
                 target,
                 self._keys.of(target),
                 sent,
@@ -190,42 +155,23 @@ class Relay:
         trip.attempts += 1
         return await self.upstream.send(origin, request, patience, fresh=True)
 
-    def _check(
-        self, ask: Ask, sent: Sent, target: Target, answer: Answer, body: bytes | None
+    async def _whole(
+        self, trip: Trip, sent: Sent, target: Target, answer: Answer
     ) -> None:
-        """Raise for an answer with which another target should be tried."""
-        if body is None:
-            return
-        status, cloud = answer.status, target.kind == "cloud"
-        after = answer.header(b"retry-after")
-        verdict = classify(status, retry_after=bool(after), provider_key=cloud)
-        if verdict in ("ok", "client"):
-            return
-        if cloud and status in MISCONFIGURED:  # about our key: not the client's to read
-            why = f"answered {status}: its key, credit or model name in the gateway is wrong"
-            raise _RefusedError(Problem(502, why), verdict, None)
-        if status < 400:
-            why = f"answered {status}: its base URL leads elsewhere"
-            raise _RefusedError(Problem(502, why), verdict, None)
-        words = error_from(ask, sent, status, body)
-        headers = ((b"retry-after", after),) if after else ()
-        # 529 is Anthropic's own word for 503.
-        shown = 503 if status == 529 and ask.api != sent.api else status
-        problem = Problem(shown, f"answered {status}", words, headers)
-        raise _RefusedError(problem, verdict, retry_after_s(after, time.time()))
+        """Read whole before the first byte goes out: while it is not, another can answer."""
+        rewritten = whole_answer(trip.ask, sent, answer.status, await answer.whole())
+        trip.usage = rewritten.usage
+        if rewritten.response_id:
+            self._fleet.remember_answer(rewritten.response_id, target.name, trip.whose)
+        headers = downstream_headers(answer.headers, target.name)
+        trip.exchange.answer(answer.status, headers, rewritten.body)
 
     async def _stream(
-        self,
-        ask: Ask,
-        sent: Sent,
-        target: Target,
-        answer: Answer,
-        exchange: Exchange,
-        trip: Trip,
-        key: str | None,
+        self, trip: Trip, sent: Sent, target: Target, answer: Answer
     ) -> None:
         """Whole events as they come. A stream that breaks after its first byte ends with an
         error event in the client's protocol; before that, another target can still answer."""
+        ask, exchange = trip.ask, trip.exchange
         meter = StreamMeter(sent.api, sent.drop_usage, sent.rename)
         translator = stream_translator(ask, sent)
         headers = downstream_headers(answer.headers, target.name)
@@ -241,7 +187,7 @@ class Relay:
                     raise UpstreamError(f"answered an error: {meter.error[:200]}")
                 exchange.start(answer.status, headers)
                 trip.first_at = trip.last_at
-                waits.spoke(id(exchange), trip.last_at)
+                waits.spoke(id(trip), trip.last_at)
                 if exchange.stalled:
                     answer.pause()
             if translator:
@@ -263,7 +209,7 @@ class Relay:
             trip.usage, trip.events = meter.usage, meter.events
             trip.broke_off = bool(why) or meter.error is not None
             if meter.response_id:
-                self._fleet.remember_answer(meter.response_id, target.name, key)
+                self._fleet.remember_answer(meter.response_id, target.name, trip.whose)
         if not exchange.status:
             exchange.start(answer.status, headers)
         if rest and not why:
@@ -274,24 +220,33 @@ class Relay:
             exchange.write(last)
         exchange.finish()
 
-    def _note(
-        self, rewritten: Rewritten, target: Target, trip: Trip, key: str | None
-    ) -> None:
-        trip.usage = rewritten.usage
-        if rewritten.response_id:
-            self._fleet.remember_answer(rewritten.response_id, target.name, key)
-
 
 def _rooted(path: str, root: str) -> str:
     """``/tokenize`` is under no root."""
     return root + path[3:] if path.startswith("/v1/") else path
 
 
-async def _refused_body(answer: Answer, target: Target) -> bytes | None:
-    """The body of an answer that is no success; None of one that is."""
-    if answer.status < 300:
-        return None
-    return await answer.whole()
+def _check(ask: Ask, sent: Sent, target: Target, answer: Answer, body: bytes) -> None:
+    """Raise for an answer with which another target should be tried."""
+    status, cloud = answer.status, target.kind == "cloud"
+    after = answer.header(b"retry-after")
+    verdict = classify(status, retry_after=bool(after), provider_key=cloud)
+    if verdict in ("ok", "client"):
+        return
+    if cloud and status in MISCONFIGURED:  # about our key: not the client's to read
+        why = (
+            f"answered {status}: its key, credit or model name in the gateway is wrong"
+        )
+        raise _RefusedError(Problem(502, why), verdict, None)
+    if status < 400:
+        why = f"answered {status}: its base URL leads elsewhere"
+        raise _RefusedError(Problem(502, why), verdict, None)
+    words = error_from(ask, sent, status, body)
+    headers = ((b"retry-after", after),) if after else ()
+    # 529 is Anthropic's own word for 503.
+    shown = 503 if status == 529 and ask.api != sent.api else status
+    problem = Problem(shown, f"answered {status}", words, headers)
+    raise _RefusedError(problem, verdict, retry_after_s(after, time.time()))
 
 
 def _tell(fleet: Fleet, name: str, outcome: str, wait_s: float | None) -> None:
@@ -307,18 +262,16 @@ def _tell(fleet: Fleet, name: str, outcome: str, wait_s: float | None) -> None:
         breaker.abandoned(now)
 
 
-def _give_up(
-    ask: Ask, problems: Sequence[tuple[Target, Problem]], exchange: Exchange
-) -> None:
+def _give_up(trip: Trip, problems: Sequence[tuple[Target, Problem]]) -> None:
     """No target answered: the last one's own words, or all of their problems in a sentence."""
     last = problems[-1][1]
     headers: Headers = [(b"content-type", b"application/json"), *last.headers]
     if last.body:
-        exchange.answer(last.status, headers, last.body)
+        trip.exchange.answer(last.status, headers, last.body)
         return
     said = "; ".join(
         f"{target.name}: {problem.message}" for target, problem in problems
     )
     status = last.status if len(problems) == 1 else 502
-    body = error_body(ask.protocol, status, f"no target answered ({said})")
-    exchange.answer(status, headers, body)
+    body = error_body(trip.ask.protocol, status, f"no target answered ({said})")
+    trip.exchange.answer(status, headers, body)
