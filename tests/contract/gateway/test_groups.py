@@ -34,7 +34,6 @@ pytestmark = [
         ENVIRONMENT is None,
         reason=f"no real smg: 'lemnos engines install smg=={VERSION}' makes its environment",
     ),
-    pytest.mark.xdist_group("smg"),
 ]
 KEY = "the-key-of-the-group's-engines"
 
