@@ -38,10 +38,11 @@ CREDENTIALS = frozenset(
 NOT_UPSTREAM = (
     HOP_BY_HOP
     | CREDENTIALS
-    | frozenset(b"host content-length origin referer expect accept-encoding".split())
+    | frozenset(b"host content-length content-type origin referer".split())
+    | frozenset(b"expect accept-encoding".split())
 )
 TO_CLOUDS = frozenset(
-    b"content-type accept anthropic-version anthropic-beta openai-beta idempotency-key".split()
+    b"accept anthropic-version anthropic-beta openai-beta idempotency-key".split()
 )
 """All that a provider is told of a client; a network's own headers are not its business."""
 NOT_DOWNSTREAM = HOP_BY_HOP | frozenset(
@@ -92,6 +93,8 @@ def request_bytes(
             value = b"Bearer " + value
         lines.append(b"%b: %b\r\n" % (target.key_header.encode(), value))
     if sent.body or method not in ("GET", "HEAD", "DELETE"):
+        # It was read as JSON, whatever the client (curl -d, say) calls it; engines insist.
+        lines.append(b"content-type: application/json\r\n")
         lines.append(b"content-length: %d\r\n" % len(sent.body))
     lines.append(b"\r\n")
     lines.append(sent.body)

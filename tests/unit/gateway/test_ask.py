@@ -162,9 +162,8 @@ def test_a_replica_gets_the_clients_headers_but_no_credentials() -> None:
     raw = request_bytes("POST", sent.path, "e:1", HEADERS, LOCAL, "its-key", sent)
     assert raw == (
         b"POST /v1/x?y=1 HTTP/1.1\r\nhost: e:1\r\naccept-encoding: identity\r\n"
-        b"content-type: application/json\r\n"
         b"x-forwarded-for: 10.0.0.7\r\nx-title: mine\r\nauthorization: Bearer its-key\r\n"
-        b"content-length: 2\r\n\r\n{}"
+        b"content-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
     )
 
 
@@ -173,8 +172,7 @@ def test_a_cloud_learns_nothing_of_the_network() -> None:
     raw = request_bytes("POST", sent.path, "c.example", HEADERS, CLOUD, None, sent)
     assert raw == (
         b"POST /api/v1/x HTTP/1.1\r\nhost: c.example\r\naccept-encoding: identity\r\n"
-        b"content-type: application/json\r\n"
-        b"x-title: lemnos\r\ncontent-length: 2\r\n\r\n{}"
+        b"x-title: lemnos\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
     )
     raw = request_bytes(
         "GET",
