@@ -19,10 +19,11 @@ from lemnos.gateway.ask import Ask, Sent, prepare
 from lemnos.gateway.breaker import MISCONFIGURED, classify, retry_after_s
 from lemnos.gateway.exchange import Headers
 from lemnos.gateway.fleet import Fleet
+from lemnos.gateway.origin import UpstreamError, origin_of
 from lemnos.gateway.routing import first_byte_s
 from lemnos.gateway.table import TargetKeys
 from lemnos.gateway.trip import Trip
-from lemnos.gateway.upstream import Answer, Patience, Upstream, UpstreamError, origin_of
+from lemnos.gateway.upstream import Answer, Patience, Upstream
 from lemnos.spec.targets import Target
 from lemnos.wire.errors import error_body, error_event
 from lemnos.wire.usage import EndlessEventError, StreamMeter

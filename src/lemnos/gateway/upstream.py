@@ -11,13 +11,13 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import httptools
 
 from lemnos.gateway import proxy
+from lemnos.gateway.origin import Origin, UpstreamError
 
 KEEP_ALIVE_S = 3.0
 """Less than the 5 s after which engines (uvicorn, cpp-httplib) close an idle connection: a
@@ -30,44 +30,6 @@ UNREAD = 256 * 1024
 """Bytes of an answer that may wait for whoever reads it."""
 
 Headers = list[tuple[bytes, bytes]]
-
-
-class UpstreamError(Exception):
-    """A target that did not answer as HTTP/1.1 has it. ``hung_up``: it closed the connection
-    before it said anything, as it may with one that was idle."""
-
-    def __init__(self, why: str, *, hung_up: bool = False) -> None:
-        super().__init__(why)
-        self.hung_up = hung_up
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a connection leads to."""
-
-    host: str
-    port: int
-    tls: bool
-
-    @property
-    def authority(self) -> str:
-        """The Host header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
-
-
-@lru_cache(4096)
-def origin_of(base_url: str) -> tuple[Origin, str]:
-    """The origin of a target's URL, and the path before ``/v1``. UpstreamError if it has none."""
-    try:
-        parts = urlsplit(base_url)
-        tls = parts.scheme == "https"
-        port = parts.port or (443 if tls else 80)
-    except ValueError as error:
-        raise UpstreamError(f"its address cannot be used ({error})") from None
-    if not parts.path.isprintable() or " " in parts.path:
-        raise UpstreamError("its address cannot be used (a space in its path)")
-    return Origin(parts.hostname or "", port, tls), parts.path.rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -163,9 +125,7 @@ class Upstream:
                     )
         except TimeoutError:
             raise UpstreamError(f"no connection within {connect_s:g} s") from None
-        except (
-            ValueError
-        ) as error:  # a name that is none, of a part with 300 characters
+        except ValueError as error:  # a name that is none: a part of 300 characters
             raise UpstreamError(f"its address cannot be used ({error})") from None
         assert isinstance(connection, _Connection)
         return connection

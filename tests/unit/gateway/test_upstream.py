@@ -10,7 +10,8 @@ import pytest
 import uvloop
 
 from lemnos.gateway import upstream
-from lemnos.gateway.upstream import Origin, Patience, Upstream, UpstreamError, origin_of
+from lemnos.gateway.origin import Origin, UpstreamError, origin_of
+from lemnos.gateway.upstream import Patience, Upstream
 
 PATIENCE = Patience(10, 10, 10)
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
