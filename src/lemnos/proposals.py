@@ -5,6 +5,7 @@ Apart from ``lemnos.api`` because a plan needs nothing that runs: it is quick to
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -199,12 +200,25 @@ def _without_hardware(
     return propose_plans(variants, sites_of(cluster_named("8xH200")), ask, constants)
 
 
-def _text_of(workload: str | Path) -> str:
-    if str(workload) == "ledger":
+def _ledger_text() -> str:
+    """What the gateways wrote down, as a log's CSV."""
+    from lemnos.gateway.ledger import Ledger, default_path, sqlite_url
+
+    path = default_path()
+    if not path.exists():
         raise LemnosError(
-            "the gateway keeps no ledger yet",
+            "there is no ledger yet: no gateway has served a request",
+            where=str(path),
             fix="give a CSV or JSONL file with time, input_tokens, output_tokens",
         )
+    with contextlib.closing(Ledger(sqlite_url(path))) as ledger:
+        rows = [f"{at},{read},{written}" for at, read, written in ledger.traffic()]
+    return "\n".join(["at,input_tokens,output_tokens", *rows])
+
+
+def _text_of(workload: str | Path) -> str:
+    if str(workload) == "ledger":
+        return _ledger_text()
     try:
         return Path(workload).expanduser().read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -49,9 +49,9 @@ def endpoint(port: int) -> Iterator[Any]:
 
 
 def files_left(home: Path) -> list[str]:
-    """What is there beside the database, verified stamps and logs."""
+    """What is there beside the databases, verified stamps and logs."""
     state = home / "lemnos" / "state"
-    kept = {"lemnos.db", "verified.json"}
+    kept = {"lemnos.db", "ledger.db", "verified.json"}
     return [
         str(path.relative_to(state))
         for path in state.rglob("*")

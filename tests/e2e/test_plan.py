@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lemnos.gateway.ledger import Ledger, default_path, sqlite_url
 from tests.command import lemnos, report
+from tests.entries import entry
 
 AIR = ("plan", "zai-org/GLM-4.5-Air-FP8", "--cluster", "1xH200", "--context", "8192")
 
@@ -89,6 +91,16 @@ def test_a_cluster_file_and_a_workload(tmp_path: Path) -> None:
     assert answer["plans"][0]["cost_per_hour"] > 0
 
 
+def test_what_the_gateways_served_is_a_workload() -> None:
+    ledger = Ledger(sqlite_url(default_path()))
+    for at in range(3):
+        ledger.record(entry(at=1e9 + at, input_tokens=2000, output_tokens=50))
+    ledger.record(entry(at=1e9, input_tokens=None, output_tokens=None))
+    ledger.close()
+    answer = report(*AIR, "--workload", "ledger")
+    assert answer["replayed"][0]["requests"] == 3
+
+
 def test_a_saved_plan_is_a_deployment_that_up_reads(tmp_path: Path) -> None:
     saved = tmp_path / "plan.yaml"
     lemnos("plan", "glm-4.5-air-fp8", "--cluster", "2xH200", "--save", str(saved))
@@ -147,7 +159,7 @@ def test_measurements_refit_the_model(tmp_path: Path) -> None:
             "glm-4.6 --cluster 4xH200 --context 1000 --input-tokens 2000",
             "does not fit the context",
         ),
-        ("glm-4.6 --cluster 4xH200 --workload ledger", "no ledger yet"),
+        ("glm-4.6 --cluster 4xH200 --workload ledger", "there is no ledger yet"),
         ("glm-4.6 --cluster 4xH200 --workload nowhere.csv", "cannot be read"),
     ],
 )

@@ -17,6 +17,7 @@ from lemnos.errors import LemnosError, UsageError
 from lemnos.gateway import compile as compiling
 from lemnos.gateway import revisions, smg
 from lemnos.gateway.keys import read_keys
+from lemnos.gateway.ledger import default_path, sqlite_url
 from lemnos.gateway.providers import providers
 from lemnos.gateway.revisions import GatewayFiles, Revision
 from lemnos.hardware.ports import port_holder
@@ -96,7 +97,7 @@ def gateway_job(files: GatewayFiles, revision: Revision) -> Job:
     argv += ["--host", listen.host, "--port", str(listen.port)]
     if listen.tls_cert and listen.tls_key:
         argv += ["--tls-cert", listen.tls_cert, "--tls-key", listen.tls_key]
-    argv += ["--ledger", _ledger(files, revision)]
+    argv += ["--ledger", _ledger(revision)]
     return Job(
         deployment=_owner(files),
         role="gateway",
@@ -260,12 +261,12 @@ def _owner(files: GatewayFiles) -> str:
     return f"gateway/{files.name}"
 
 
-def _ledger(files: GatewayFiles, revision: Revision) -> str:
-    ledger = revision.ledger or str(files.ledger)
+def _ledger(revision: Revision) -> str:
+    ledger = revision.ledger or str(default_path())
     if ledger.startswith("env:") or "://" in ledger:
         return ledger
     paths.writable(Path(ledger).parent)
-    return f"sqlite:///{ledger}"
+    return sqlite_url(Path(ledger))
 
 
 def _check_port(job: Job) -> None:

@@ -20,6 +20,7 @@ from lemnos.deployments import lifecycle, probes, targets
 from lemnos.deployments.files import Files, Tail
 from lemnos.engines.base import engine_named
 from lemnos.errors import LemnosError
+from lemnos.gateway.ledger import default_path, sqlite_url
 from lemnos.hardware.ports import free_port
 from lemnos.launchers.base import JobStatus
 from lemnos.launchers.local import LocalLauncher
@@ -273,6 +274,7 @@ def gateway_job(plan: Plan, url: str, files: Files) -> Job:
         *("--targets", str(files.targets)),
         *("--host", host),
         *("--port", str(port)),
+        *("--ledger", sqlite_url(default_path())),
     )
     return Job(
         deployment=plan.name,

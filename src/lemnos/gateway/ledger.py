@@ -23,6 +23,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from lemnos import paths
 from lemnos.errors import LemnosError, UsageError
 from lemnos.gateway.entry import Entry
 
@@ -92,6 +93,11 @@ class Total:
     compare_usd: float
 
 
+def default_path() -> Path:
+    """The ledger of all gateways of this user that name no other."""
+    return paths.state_dir() / "ledger.db"
+
+
 def sqlite_url(path: Path) -> str:
     """The URL of a ledger in a file."""
     return f"sqlite:///{path}"
@@ -154,6 +160,15 @@ class Ledger:
         with self._transaction() as connection:
             sums = connection.execute(query.group_by(row.day)).all()
         return [(float(at), float(dollars)) for at, dollars in sums]
+
+    def traffic(self) -> list[tuple[float, int, int]]:
+        """Answered requests, as (epoch second, input tokens, output tokens), in their order."""
+        row = _ledger.c
+        query = sa.select(row.at, row.input_tokens, row.output_tokens)
+        query = query.where(row.input_tokens > 0, row.output_tokens > 0)
+        with self._transaction() as connection:
+            rows = connection.execute(query.order_by(row.at)).all()
+        return [(float(at), int(read), int(written)) for at, read, written in rows]
 
     def totals(self, since: float, by: By) -> list[Total]:
         """Sums since an epoch second, by name; days are UTC's, as ``2026-11-21``."""

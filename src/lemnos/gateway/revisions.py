@@ -70,10 +70,6 @@ class GatewayFiles:
     def log(self) -> Path:
         return self.directory / "gateway.log"
 
-    @property
-    def ledger(self) -> Path:
-        return self.directory / "ledger.db"
-
     def revision(self, number: int) -> Path:
         """Where a revision is kept."""
         return self.directory / "revisions" / f"{number:04}.json"

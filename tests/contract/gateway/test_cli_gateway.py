@@ -17,6 +17,7 @@ from lemnos.deployments import gateways
 from lemnos.deployments.files import Files
 from lemnos.deployments.targets import write_table
 from lemnos.gateway import revisions
+from lemnos.gateway.ledger import default_path, sqlite_url
 from lemnos.hardware.ports import free_port
 from tests import upstream
 from tests.command import failing, lemnos, report
@@ -233,12 +234,12 @@ def test_a_gateway_that_cannot_start_says_why(tmp_path: Path, stopped: None) -> 
     assert f"port {other.port} is taken by" in said
 
 
-def test_the_ledger_is_beside_the_gateways_state_or_where_the_file_says(
+def test_the_ledger_is_the_users_or_where_the_file_says(
     tmp_path: Path,
 ) -> None:
     file = write(tmp_path / "g.yaml", "{url: http://127.0.0.1:9}")
     for more, expected in (
-        ("", f"sqlite:///{revisions.GatewayFiles.named('default').ledger}"),
+        ("", sqlite_url(default_path())),
         ("ledger: own.db\n", f"sqlite:///{tmp_path / 'own.db'}"),
         ("ledger: env:LEDGER_URL\n", "env:LEDGER_URL"),
     ):
