@@ -386,7 +386,7 @@ class Gateway:
         names = [
             t.name for route in table.routes for t in (*route.targets, *route.cloud)
         ]
-        self._fleet.keep_only(names)
+        self._fleet.keep_only(names, [route.model for route in table.routes])
         for key in self._limits.update(table.keys):
             if self._ledger:
                 now = time.time()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from lemnos.gateway.affinity import Affinity
 from lemnos.gateway.breaker import Breaker, RetryBudget
@@ -17,6 +17,9 @@ FADE_S = 10.0
 """A first token's time is half forgotten after so long: a queue that was long may be gone."""
 MAX_ANSWERS = 100_000
 """Ids of answers whose replica is remembered, for ``previous_response_id``."""
+
+LONGEST_ID = 200
+"""Characters; providers' have about 60. A longer one is not remembered."""
 
 OPENNESS = {"closed": 0.0, "half-open": 0.5, "open": 1.0}
 
@@ -93,6 +96,8 @@ class Fleet:
 
     def remember_answer(self, answer_id: str, target: str, key: str | None) -> None:
         """``target`` has the answer, made for ``key``, that a later request may name."""
+        if len(answer_id) > LONGEST_ID:
+            return
         self._answers[answer_id] = (target, key)
         if len(self._answers) > MAX_ANSWERS:
             self._answers.popitem(last=False)
@@ -124,11 +129,16 @@ class Fleet:
             },
         )
 
-    def keep_only(self, names: Sequence[str]) -> None:
-        """Forget targets that are gone from the table; what they serve yet stays counted."""
-        gone = (set(self.breakers) | set(self.waits)) - set(names)
+    def keep_only(self, names: Iterable[str], models: Iterable[str]) -> None:
+        """Forget targets and routes that are gone from the table; what targets serve yet stays
+        counted."""
+        for model in set(self._affinity) - set(models):
+            del self._affinity[model]
+        gone = (set(self.breakers) | set(self.waits) | set(self.in_flight)) - set(names)
         for name in gone:
             self.breakers.pop(name, None)
             self.waits.pop(name, None)
+            if not self.in_flight[name]:
+                del self.in_flight[name]
             for affinity in self._affinity.values():
                 affinity.forget(name)

@@ -154,7 +154,10 @@ class Metrics:
 
     def render(self, accept: str = "") -> tuple[str, bytes]:
         """The content type that the ``Accept`` header asks for, and all metrics in it."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
         return content_type, encode(self._registry)
 
     def _find(self, labels: tuple[Api, str, str | None, Outcome]) -> _Series:

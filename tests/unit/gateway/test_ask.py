@@ -261,3 +261,70 @@ def test_the_id_of_a_stored_answer_is_noticed() -> None:
         ask, prepare(ask, LOCAL), 200, b'{"id": "resp_1", "error": null}'
     )
     assert got.response_id == "resp_1"
+
+
+# --- headers that a target's own configuration makes
+
+INJECTIONS = [
+    {"headers": {"X-Title": "a\r\nX-Evil: 1"}},
+    {"headers": {"X-Title": "a\nX-Evil: 1"}},
+    {"headers": {"X-Title": "a\0"}},
+    {"headers": {"X-Evil: 1\r\nX": "a"}},
+    {"headers": {"X Title": "a"}},
+    {"headers": {"": "a"}},
+    {"headers": {"X-Title": "\u20ac"}},
+]
+
+
+@pytest.mark.parametrize("said", INJECTIONS, ids=repr)
+def test_no_header_is_injected_by_a_target(said: dict[str, Any]) -> None:
+    sent = Sent("/v1/x", b"{}", "chat", False, None)
+    target = LOCAL.model_copy(update=said)
+    with pytest.raises(ValueError):
+        request_bytes("POST", sent.path, "e:1", [], target, None, sent)
+
+
+@pytest.mark.parametrize("key", ["a\r\nX-Evil: 1", "a\nb", "\u20ac", "a\0"])
+@pytest.mark.parametrize("target", [LOCAL, CLAUDE], ids=["bearer", "x-api-key"])
+def test_no_header_is_injected_by_a_key(key: str, target: Target) -> None:
+    sent = Sent("/v1/x", b"{}", "chat", False, None)
+    with pytest.raises(ValueError) as error:
+        request_bytes("POST", sent.path, "e:1", [], target, key, sent)
+    assert "Evil" not in str(error.value) or isinstance(error.value, UnicodeError)
+
+
+def test_a_targets_name_is_no_header_of_its_own() -> None:
+    for name in ("a\r\nSet-Cookie: x", "\u20acuro", "engine-0", "\x7f"):
+        ((_, value),) = downstream_headers([], name)
+        assert value.decode("latin-1").isprintable() and len(value) == len(name)
+
+
+def test_large_answers_are_not_parsed() -> None:
+    ask = ask_of("/v1/embeddings", input="x")
+    sent = prepare(ask, LOCAL.model_copy(update={"model": "theirs"}))
+    filler = b'"data": "' + b"x" * BIG + b'"'
+    usage = b'"usage": {"prompt_tokens": 3, "total_tokens": 3, "d": {"a": 1}}'
+    for body in (
+        b'{"model": "theirs", ' + usage + b", " + filler + b"}",
+        b"{" + filler + b', "model": "theirs", ' + usage + b"}",
+    ):
+        got = whole_answer(ask, sent, 200, body)
+        assert got.usage == Usage(3, 0, 0) and b'"model": "ours"' in got.body
+    broken = b'{"usage": {"a" 1}, ' + filler + b"}"
+    assert whole_answer(ask, sent, 200, broken).usage is None
+    assert whole_answer(ask, sent, 200, b"{" + filler + b"}").usage is None
+
+
+def test_what_is_about_an_answer_goes_through_as_it_is() -> None:
+    ask = dataclasses.replace(ask_of("/v1/responses"), method="DELETE")
+    sent = Sent("/v1/responses/1", b"", "responses", False, None)
+    assert whole_answer(ask, sent, 200, b"no JSON").body == b"no JSON"
+
+
+def test_billing_lines_are_left_out_of_what_is_sent() -> None:
+    line = "x-anthropic-billing-header: cc_version=1; cch=2;"
+    system = [{"type": "text", "text": line}, {"type": "text", "text": "Be short."}]
+    ask = ask_of("/v1/messages", messages=MESSAGES, system=system, max_tokens=1)
+    assert b"billing" not in ask.body and b"Be short." in ask.body
+    said = ask_of("/v1/messages", messages=[{"role": "user", "content": line}])
+    assert line.encode() in said.body

@@ -139,6 +139,8 @@ def test_answers_belong_to_a_target_and_to_a_key() -> None:
     assert fleet.owner_of("resp_1", "bob") is None
     assert fleet.owner_of("resp_2", "ann") is None
     assert fleet.knows_answer("resp_1") and not fleet.knows_answer("resp_2")
+    fleet.remember_answer("r" * 1_000_000, "e1", "ann")
+    assert not fleet.knows_answer("r" * 1_000_000)
 
 
 def test_targets_that_are_gone_are_forgotten() -> None:
@@ -147,7 +149,12 @@ def test_targets_that_are_gone_are_forgotten() -> None:
         for _ in range(3):
             fleet.breaker(name).failed(0.0)
         fleet.wait(name).began(1, 0.0)
-    fleet.keep_only(["e2"])
+        fleet.in_flight[name] = 0
+    fleet.in_flight["busy"] = 1
+    kept, gone = fleet.affinity("m"), fleet.affinity("gone")
+    fleet.keep_only(["e2"], ["m"])
+    assert dict(fleet.in_flight) == {"e2": 0, "busy": 1}
+    assert fleet.affinity("m") is kept and fleet.affinity("gone") is not gone
     seen = fleet.seen(NEAR, 0.5, waits=True)
     assert seen["e1"] == Seen(allowed=True, wait_s=0.0)
     assert seen["e2"] == Seen(allowed=False, wait_s=0.5)
