@@ -13,15 +13,18 @@ import socket
 import ssl
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lemnos.errors import LemnosError
 from lemnos.gateway import auth
 from lemnos.gateway.app import Gateway
 from lemnos.gateway.children import Children
-from lemnos.gateway.ledger import Ledger
 from lemnos.gateway.requestlog import RequestLog
 from lemnos.gateway.server import Server, Timeouts
 from lemnos.gateway.table import WatchedTable
+
+if TYPE_CHECKING:
+    from lemnos.gateway.ledger import Ledger
 
 DRAIN_S = 30.0
 """How long open requests may go on after SIGTERM; see ``--drain-timeout``."""
@@ -44,7 +47,7 @@ def main() -> None:
                 "%s is served without TLS: keys and prompts can be read on the way",
                 options.host,
             )
-        ledger = Ledger(_ledger_url(options.ledger)) if options.ledger else None
+        ledger = _ledger(options.ledger) if options.ledger else None
         listener = _listen(options.host, options.port)
     except LemnosError as error:
         sys.exit(f"error: {error}")
@@ -82,13 +85,15 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _ledger_url(text: str) -> str:
-    """The URL; a password is in a variable, since everybody may read a process's arguments."""
+def _ledger(text: str) -> Ledger:
+    """At a URL, or at that in a variable: everybody may read a process's arguments."""
+    from lemnos.gateway.ledger import Ledger
+
     name = text.removeprefix("env:")
     if name == text:
-        return text
+        return Ledger(text)
     try:
-        return os.environ[name]
+        return Ledger(os.environ[name])
     except KeyError:
         raise LemnosError(
             f"the ledger's URL should be in {name}, which is not set"

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -21,7 +21,6 @@ from lemnos.gateway.desk import NotFoundError, Page, may_use, model_page, page
 from lemnos.gateway.entry import Entry
 from lemnos.gateway.exchange import Exchange, Headers
 from lemnos.gateway.fleet import Fleet
-from lemnos.gateway.ledger import Ledger
 from lemnos.gateway.limits import Limits
 from lemnos.gateway.metrics import Metrics
 from lemnos.gateway.relay import Relay
@@ -32,6 +31,9 @@ from lemnos.gateway.table import WatchedTable
 from lemnos.gateway.trip import Trip
 from lemnos.spec.targets import ClientKey, Route, Target
 from lemnos.wire.errors import Protocol, error_body, protocol_of
+
+if TYPE_CHECKING:  # its database's package takes long to load
+    from lemnos.gateway.ledger import Ledger
 
 NEED_NO_MODEL = frozenset(("/tokenize", "/detokenize"))
 """llama.cpp's form of these has no model: the only one is meant, where there is one."""

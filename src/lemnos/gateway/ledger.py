@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from lemnos import paths
 from lemnos.errors import LemnosError, UsageError
@@ -115,8 +114,7 @@ class Ledger:
         self.where = _shown(self._url)
         """The database, as it may be shown."""
         self._engine = _engine(self._url)
-        dialect = sqlite if self._url.get_backend_name() == "sqlite" else postgresql
-        insert = dialect.insert(_ledger).on_conflict_do_nothing()
+        insert = _insert_new(self._url)
         # As text, once, for tuples: by name, each row would cost twice as much.
         self._insert = str(insert.compile(dialect=self._engine.dialect))
         self._writer = secrets.token_hex(8)
@@ -322,6 +320,17 @@ def _parsed(url: str) -> sa.URL:
         f"the ledger cannot be kept in '{scheme[:40]}'",
         fix="write sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE",
     )
+
+
+def _insert_new(url: sa.URL) -> Any:
+    """The statement; each dialect takes a while to load."""
+    if url.get_backend_name() == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(_ledger).on_conflict_do_nothing()
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(_ledger).on_conflict_do_nothing()
 
 
 def _secrets(url: sa.URL) -> list[str]:

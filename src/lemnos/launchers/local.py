@@ -1,8 +1,9 @@
 """Jobs as processes of this machine, each in a session of its own.
 
 A process is recognised by a mark in its environment, ``LEMNOS_JOB``, which its children
-inherit. So a supervisor that starts again finds what runs without any file that could be
-stale, and nothing that a job started can be left behind.
+inherit, or by the session of one that has it: programs that give themselves a title write it
+over their environment (vLLM's workers, which hold the GPU). So a supervisor that starts again
+finds what runs without any file that could be stale, and nothing is left behind.
 """
 
 from __future__ import annotations
@@ -96,18 +97,39 @@ class LocalLauncher:
         """What recognises a job. It names the state directory too: another LEMNOS_HOME may have the same deployment."""
         return f"{paths.state_dir()}|{self._deployment}|{name}"
 
+    def _sessions(self) -> dict[int, str]:
+        """Jobs by their sessions, which outlive their first process. A process that has its
+        number without being it means that the number, and with it the session, is another's."""
+        return {
+            child.pid: name
+            for name, child in self._children.items()
+            if child.poll() is None or not psutil.pid_exists(child.pid)
+        }
+
     def _find(self) -> dict[str, list[psutil.Process]]:
         """The live processes of each job of this deployment, oldest first."""
         prefix = self.mark("")
+        sessions = self._sessions()
+        unmarked: list[tuple[int, psutil.Process]] = []
         found: dict[str, list[psutil.Process]] = {}
         for process in psutil.process_iter():
             try:
                 mark = process.environ().get(MARK, "")
                 alive = process.status() != psutil.STATUS_ZOMBIE
-            except psutil.Error:
+                session = os.getsid(process.pid)
+            except (psutil.Error, OSError):
                 continue  # gone, or another user's: not ours
-            if alive and mark.startswith(prefix):
-                found.setdefault(mark.removeprefix(prefix), []).append(process)
+            if not alive:
+                continue
+            if not mark.startswith(prefix):
+                unmarked.append((session, process))
+                continue
+            name = mark.removeprefix(prefix)
+            found.setdefault(name, []).append(process)
+            sessions[session] = name
+        for session, process in unmarked:
+            if session in sessions:
+                found.setdefault(sessions[session], []).append(process)
         for processes in found.values():
             processes.sort(key=lambda process: (process.create_time(), process.pid))
         return found

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from lemnos.errors import LemnosError
-from lemnos.launchers.local import LocalLauncher
+from lemnos.launchers.local import MARK, LocalLauncher
 from lemnos.launchers.script import script_of
 from lemnos.spec.plan import Command, Job, Secret
 from tests.waiting import until
@@ -95,6 +95,22 @@ def test_kill_takes_children_in_other_sessions_too(
     assert children
     launcher.signal("engine-0", kill=True)
     assert not [c for c in children if c.is_running() and c.status() != "zombie"]
+
+
+def test_kill_takes_what_has_lost_its_mark_but_not_its_session(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    # As a program does that writes a title over its environment, and whose parent ended.
+    code = (
+        "import pathlib, subprocess; child = subprocess.Popen(['sleep', '1000'], env={});"
+        "pathlib.Path('pid').write_text(str(child.pid))"
+    )
+    launcher.submit(job(tmp_path, code))
+    until(lambda: not launcher.status()["engine-0"].alive)
+    left = psutil.Process(int((tmp_path / "pid").read_text()))
+    assert MARK not in left.environ() and left.is_running()
+    assert launcher.sweep() == 1
+    until(lambda: not left.is_running() or left.status() == "zombie")
 
 
 def test_another_launcher_adopts_what_runs(
