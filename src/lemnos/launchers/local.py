@@ -98,8 +98,10 @@ class LocalLauncher:
         return f"{paths.state_dir()}|{self._deployment}|{name}"
 
     def _sessions(self) -> dict[int, str]:
-        """Jobs by their sessions, which outlive their first process. A process that has its
-        number without being it means that the number, and with it the session, is another's."""
+        """This launcher's jobs by their sessions, which outlive their first process. A process
+        that has its number without being it means that the number, and with it the session, is
+        another's. (A job's session is one that it leads: a gateway in the foreground is in
+        that of its user's shell.)"""
         return {
             child.pid: name
             for name, child in self._children.items()
@@ -126,7 +128,8 @@ class LocalLauncher:
                 continue
             name = mark.removeprefix(prefix)
             found.setdefault(name, []).append(process)
-            sessions[session] = name
+            if session == process.pid:
+                sessions[session] = name
         for session, process in unmarked:
             if session in sessions:
                 found.setdefault(sessions[session], []).append(process)

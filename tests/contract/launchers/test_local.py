@@ -113,6 +113,19 @@ def test_kill_takes_what_has_lost_its_mark_but_not_its_session(
     until(lambda: not left.is_running() or left.status() == "zombie")
 
 
+def test_a_session_that_a_job_does_not_lead_is_not_its_own(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    # As in the foreground: a marked process, in the session of whoever started it.
+    marked = os.environ | {MARK: launcher.mark("engine-0")}
+    command = [sys.executable, "-c", SLEEPER]
+    with subprocess.Popen(command, env=marked, stdout=subprocess.PIPE) as ours:
+        assert ours.stdout and ours.stdout.readline()
+        assert LocalLauncher("box").sweep() == 1, (
+            "this test's own session is left alone"
+        )
+
+
 def test_another_launcher_adopts_what_runs(
     launcher: LocalLauncher, tmp_path: Path
 ) -> None:
