@@ -271,7 +271,7 @@ def server(tmp_path: Path, wheels: Path) -> Iterator[sshd.Server]:
         said = " ".join(f"{name}={value}" for name, value in env.items())
         config.write_text("\n".join([*lines, f"SetEnv {said}", ""]))
         made.process.send_signal(signal.SIGHUP)  # read it again
-        until(lambda: "there" in _home_there(made), within_s=10)
+        until(lambda: "there" in _home_there(made))
         yield made
 
 

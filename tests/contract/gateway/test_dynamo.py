@@ -26,7 +26,6 @@ pytestmark = [
         not (HOME / "installed").exists(),
         reason="no real Dynamo: tests/contract/gateway/install_dynamo.sh installs it",
     ),
-    pytest.mark.xdist_group("dynamo"),
 ]
 CHATTED = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "a"}]}  # fmt: skip
 

@@ -19,7 +19,6 @@ from tests import postgres
 from tests.entries import ENTRY, entry, refused, spent
 from tests.waiting import until
 
-pytestmark = pytest.mark.xdist_group("postgres")  # one server for all of them
 
 ROOT = Path(__file__).parents[3]
 DAY = 86_400
