@@ -19,7 +19,6 @@ from tests import postgres
 from tests.entries import ENTRY, entry, refused, spent
 from tests.waiting import until
 
-
 ROOT = Path(__file__).parents[3]
 DAY = 86_400
 
