@@ -9,7 +9,7 @@ from functools import cached_property
 
 from lemnos.engines.flags import Option, Schema
 from lemnos.lint.find import Found
-from lemnos.lint.findings import Edit
+from lemnos.lint.findings import Edit, Finding
 from lemnos.lint.words import UNKNOWN, Word
 
 _BETWEEN = re.compile(r"(?:[ \t\\,'\"]|\r?\n|#[^\n]*\n)*")
@@ -176,6 +176,21 @@ def replaced(word: Word, first: int, last: int, new: str) -> tuple[Edit, ...]:
 def rewritten(word: Word, new: str) -> tuple[Edit, ...]:
     """The word's text becomes ``new``, inside its quotes where it has some."""
     return replaced(word, 0, len(word.text), new)
+
+
+def of_use(
+    command: Command,
+    rule: str,
+    use: Use,
+    what: str,
+    why: str,
+    instead: str,
+    edits: tuple[Edit, ...],
+) -> Finding:
+    """A finding about an option and its value."""
+    first, last = command.words[use.index], command.words[use.stop - 1]
+    end = max(first.end, last.end)
+    return Finding(rule, first.start, end, what, why, instead, edits, command.number)
 
 
 def removed(command: Command, index: int, stop: int) -> tuple[Edit, ...]:

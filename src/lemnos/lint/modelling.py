@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from lemnos.lint.command import Command, Use, inserted, removed, rewritten
+from lemnos.lint.command import Command, inserted, of_use, removed, rewritten
 from lemnos.lint.data import families
 from lemnos.lint.facts import Facts, broken, facts_of, moved
 from lemnos.lint.findings import Edit, Finding
@@ -134,7 +134,7 @@ def _experts(command: Command, known: Facts) -> Iterator[Finding]:
     use = command.use("--enable-expert-parallel", "--ep-size")
     if use is None or not _expert(command) or known.moe:
         return
-    yield _of_use(
+    yield of_use(
         command,
         "experts-without-moe",
         use,
@@ -163,7 +163,7 @@ def _layout(command: Command, known: Facts) -> Iterator[Finding]:
     smaller = [n for n in (16, 8, 4, 2, 1) if n < ways.tensor]
     fits = [n for n in smaller if not _refused(known, replace(ways, tensor=n))]
     instead = f"{use.name if use else where.name} {fits[0]} divides it" if fits else ""
-    yield _of_use(
+    yield of_use(
         command, "layout", where, f"{known.name}: {sentence} [{rule}]", "", instead, ()
     )
 
@@ -182,7 +182,7 @@ def _context(command: Command, known: Facts) -> Iterator[Finding]:
         return
     if "ALLOW_LONG_MAX_MODEL_LEN" in " ".join(command.found.env):
         return
-    yield _of_use(
+    yield of_use(
         command,
         "context-too-long",
         use,
@@ -211,7 +211,7 @@ def _parsers(command: Command, known: Facts) -> Iterator[Finding]:
             what = (
                 f"{known.name} has no {kind} parser, and {written} is another family's"
             )
-            yield _of_use(
+            yield of_use(
                 command, "wrong-parser", use, what, "", "leave it out",
                 removed(command, use.index, use.stop),
             )  # fmt: skip
@@ -225,7 +225,7 @@ def _parsers(command: Command, known: Facts) -> Iterator[Finding]:
             if kind == "reasoning":
                 what = f"{known.name}'s reasoning is read by the parser {usable[0]}, not {written}"
             why = "another family's parser finds nothing, or breaks the answer"
-            yield _of_use(
+            yield of_use(
                 command, "wrong-parser", use, what, why, f"write {usable[0]}",
                 rewritten(use.value, usable[0]),
             )  # fmt: skip
@@ -248,7 +248,7 @@ def _partners(command: Command) -> Iterator[Finding]:
         return
     parser, auto = command.use("--tool-call-parser"), command.use(_AUTO)
     if parser and not auto:
-        yield _of_use(
+        yield of_use(
             command,
             "missing-partner",
             parser,
@@ -258,7 +258,7 @@ def _partners(command: Command) -> Iterator[Finding]:
             inserted(command, [_AUTO]),
         )
     if auto and not auto.negated and not parser:
-        yield _of_use(
+        yield of_use(
             command,
             "missing-partner",
             auto,
@@ -280,7 +280,7 @@ def _stored(command: Command, known: Facts) -> Iterator[Finding]:
     own = known.method
     if written in families()["stored"].get(own, [written]):
         return
-    yield _of_use(
+    yield of_use(
         command,
         "quantization",
         use,
@@ -295,7 +295,7 @@ def _remote_code(command: Command, known: Facts) -> Iterator[Finding]:
     use = command.use("--trust-remote-code")
     if use is None or use.negated:
         return
-    yield _of_use(
+    yield of_use(
         command,
         "remote-code",
         use,
@@ -304,20 +304,6 @@ def _remote_code(command: Command, known: Facts) -> Iterator[Finding]:
         "leave it out",
         removed(command, use.index, use.stop),
     )
-
-
-def _of_use(
-    command: Command,
-    rule: str,
-    use: Use,
-    what: str,
-    why: str,
-    instead: str,
-    edits: tuple[Edit, ...],
-) -> Finding:
-    first, last = command.words[use.index], command.words[use.stop - 1]
-    end = last.end if last.end > first.start else first.end
-    return Finding(rule, first.start, end, what, why, instead, edits, command.number)
 
 
 def _finding(

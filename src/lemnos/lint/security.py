@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lemnos.lint.command import Command, Use, inserted, removed, rewritten
-from lemnos.lint.findings import Edit, Finding
+from lemnos.lint.command import Command, inserted, of_use, removed, rewritten
+from lemnos.lint.findings import Finding
 
 EVERYWHERE = ("0.0.0.0", "::", "*", "[::]", "")
 OPEN_BY_DEFAULT = ("vllm", "dynamo.frontend")
@@ -36,7 +36,7 @@ def security_findings(command: Command, reached: bool = False) -> Iterator[Findi
     """
     key = command.use("--api-key")
     if key and key.value and key.value.known and key.value.text:
-        yield _of_use(
+        yield of_use(
             command,
             "key-in-argv",
             key,
@@ -53,7 +53,7 @@ def speed_findings(command: Command) -> Iterator[Finding]:
     """Settings that cost speed, by measurements."""
     use = command.use("--enforce-eager", "--disable-cuda-graph")
     if use and not use.negated:
-        yield _of_use(
+        yield of_use(
             command,
             "slow",
             use,
@@ -86,7 +86,7 @@ def _open(command: Command, reached: bool) -> Iterator[Finding]:
             command.number,
         )
     elif use.value and use.value.known and use.value.text in EVERYWHERE:
-        yield _of_use(
+        yield of_use(
             command,
             "open-to-all",
             use,
@@ -107,17 +107,3 @@ def _key_elsewhere(command: Command) -> str:
     if command.engine == "vllm":
         return "export VLLM_API_KEY from a file that only its owner reads"
     return "read it from a file in the engine's --config"
-
-
-def _of_use(
-    command: Command,
-    rule: str,
-    use: Use,
-    what: str,
-    why: str,
-    instead: str,
-    edits: tuple[Edit, ...],
-) -> Finding:
-    first, last = command.words[use.index], command.words[use.stop - 1]
-    end = max(first.end, last.end)
-    return Finding(rule, first.start, end, what, why, instead, edits, command.number)
