@@ -195,12 +195,14 @@ class Answer:
 
     def pause(self) -> None:
         """Read no more for now: the client is slower."""
-        self._connection.pause()
+        if not self.complete:  # else the connection is another request's already
+            self._connection.pause()
 
     def resume(self) -> None:
         """Read on."""
-        self._last = self._loop.time()
-        self._connection.resume()
+        if not self.complete:
+            self._last = self._loop.time()
+            self._connection.resume()
 
     async def _until_end(self) -> None:
         if self._failed:
