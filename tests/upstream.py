@@ -53,6 +53,7 @@ class Upstream:
                 if not work.done():
                     self.hung_up.set()
                     work.cancel()
+                    await asyncio.gather(work, gone, return_exceptions=True)
                     return
                 if not gone.done():
                     gone.cancel()
@@ -79,9 +80,10 @@ def serving(script: Script) -> Iterator[Upstream]:
         ready.set()
         await stop.wait()
         server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
             task.cancel()
-        await asyncio.sleep(0)
+        await asyncio.gather(*left, return_exceptions=True)
 
     stop = asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
