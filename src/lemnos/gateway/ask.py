@@ -47,8 +47,7 @@ class Ask:
     @property
     def wants_usage(self) -> bool:
         """Whether the client itself asked for a stream's usage."""
-        options = self.request.get("stream_options")
-        return isinstance(options, dict) and bool(options.get("include_usage"))
+        return _asks_usage(self.request)
 
 
 def read_ask(

@@ -14,15 +14,13 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from lemnos.spec.targets import ClientKey
 
 Address = tuple[str, int]
-PeerUid = Callable[[], int | None]
-"""Finds the user at a connection's other end: a look-up that endpoints with keys do without."""
 
 
 def key_of(

@@ -40,7 +40,7 @@ class Exchange:
 
     __slots__ = (
         "_chunked", "_connection", "_keep", "body", "begun", "finished", "headers", "method",
-        "path", "query", "raw_headers", "sent_bytes", "source", "status", "version",
+        "path", "query", "raw_headers", "source", "status", "version",
     )  # fmt: skip
 
     def __init__(
@@ -65,7 +65,6 @@ class Exchange:
         self.status = 0
         """What was answered; 0 until then."""
         self.finished = False
-        self.sent_bytes = 0
         self._chunked = False
         self._keep = True
 
@@ -87,7 +86,6 @@ class Exchange:
         if self.method == "HEAD":
             body = b""
         head = self._head(status, headers, length)
-        self.sent_bytes = len(body)
         self.finished = True
         self._connection.send(head + body)
         self._connection.answered(self, self._keep)
@@ -105,7 +103,6 @@ class Exchange:
         """A part of a started answer."""
         if not data:  # in chunks, nothing would be the end
             return
-        self.sent_bytes += len(data)
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self._connection.send(data)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from lemnos.errors import LemnosError
 from lemnos.wire.sse import Parser
-
-MAX_EVENT = 16 * 1024 * 1024
-"""What does not end an event within so many bytes is no stream of events."""
+from lemnos.wire.usage import MAX_EVENT
 
 
 class Feed:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lemnos.wire.translate import MessagesStream, messages_answer
-from lemnos.wire.translate.feeding import MAX_EVENT
+from lemnos.wire.usage import MAX_EVENT
 from tests.unit.wire.translate.forms import Json, call
 from tests.unit.wire.translate.streaming import (
     USAGE,
