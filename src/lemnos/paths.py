@@ -13,6 +13,7 @@ cache      what can be made again                      ``XDG_CACHE_HOME``
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -79,3 +80,15 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def state_id() -> str:
+    """What tells this state directory from all others, on whatever machine: made once, kept in it."""
+    path = state_dir() / "id"
+    if not path.exists():
+        aside = path.with_name(f".id.{os.getpid()}")
+        aside.write_text(os.urandom(6).hex())
+        with contextlib.suppress(FileExistsError):  # another process made it meanwhile
+            os.link(aside, path)
+        aside.unlink()
+    return path.read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lemnos.launchers.local import LocalLauncher
+from lemnos.launchers.processes import Processes
 from lemnos.models.progress import Silent
 from lemnos.models.pull import pull
 from lemnos.spec.deployment import ModelSpec
@@ -38,7 +38,7 @@ def nothing_is_left(home: Path) -> Iterator[None]:
     """Whatever a test does, its processes end with it; and a test that passes left none."""
     yield
     names = _deployments(home)
-    left = {name: LocalLauncher(name).sweep() for name in names}
+    left = {name: Processes(name).sweep() for name in names}
     supervisors = _supervisors(home)
     for process in supervisors:
         process.kill()

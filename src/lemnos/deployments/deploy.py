@@ -19,7 +19,7 @@ from lemnos.deployments.files import Files, last_lines, this_run
 from lemnos.deployments.lifecycle import State
 from lemnos.errors import LemnosError, UsageError, near
 from lemnos.hardware.ports import free_port, port_holder
-from lemnos.launchers.local import MARK, LocalLauncher
+from lemnos.launchers.processes import MARK, Processes
 from lemnos.records.store import Store
 from lemnos.spec.deployment import DEFAULT_PORT, EndpointSpec
 from lemnos.spec.plan import Plan
@@ -163,7 +163,7 @@ def status_of(row: dict[str, Any]) -> Status:
 
 def engine_pids(name: str) -> list[int]:
     """The first process of each engine of ``name`` that runs on this machine."""
-    jobs = LocalLauncher(name).status()
+    jobs = Processes(name).status()
     return [
         s.pids[0] for job, s in sorted(jobs.items()) if job != "gateway-0" and s.pids
     ]
@@ -209,7 +209,7 @@ def _clear_the_way(store: Store, name: str) -> None:
     """Stop an earlier revision, and whatever a crash left behind."""
     if store.deployment(name):
         _take_down(store, name, drain=True)
-    LocalLauncher(name).sweep()
+    Processes(name).sweep()
 
 
 @contextlib.contextmanager
@@ -315,11 +315,11 @@ def _take_down(store: Store, name: str, *, drain: bool) -> None:
     deadline = time.monotonic() + (DOWN_TIMEOUT_S if drain else 5.0)
     while supervisor and _alive(supervisor) and time.monotonic() < deadline:
         if not drain:
-            LocalLauncher(name).sweep()
+            Processes(name).sweep()
         time.sleep(0.05)
     if supervisor and _alive(supervisor):
         _kill_supervisor(name, supervisor)
-    LocalLauncher(name).sweep()
+    Processes(name).sweep()
     store.forget(name)
     files = Files.of(name)
     files.supervisor_lease.unlink(missing_ok=True)

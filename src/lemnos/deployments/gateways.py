@@ -21,7 +21,7 @@ from lemnos.gateway.ledger import default_path, sqlite_url
 from lemnos.gateway.providers import providers
 from lemnos.gateway.revisions import GatewayFiles, Revision
 from lemnos.hardware.ports import port_holder
-from lemnos.launchers.local import MARK, LocalLauncher
+from lemnos.launchers.processes import MARK, Processes
 from lemnos.records.store import Store
 from lemnos.spec.document import load
 from lemnos.spec.gateway import GatewaySpec, from_directory
@@ -114,7 +114,7 @@ def start(files: GatewayFiles, revision: Revision) -> bool:
     Raises LemnosError with its last words, for a port that is taken, and for a gateway that
     runs with another address, certificate or ledger.
     """
-    launcher = LocalLauncher(_owner(files))
+    launcher = Processes(_owner(files))
     job = gateway_job(files, revision)
     if already_runs(files, job):
         return False
@@ -140,7 +140,7 @@ def stay(files: GatewayFiles, revision: Revision) -> None:
             fix=f"lemnos gateway stop {files.name}",
         )
     _check_port(job)
-    mark = LocalLauncher(_owner(files)).mark(JOB)
+    mark = Processes(_owner(files)).mark(JOB)
     os.execve(sys.executable, job.command.argv, os.environ | {MARK: mark})
 
 
@@ -169,7 +169,7 @@ def runs_otherwise(files: GatewayFiles, job: Job) -> bool:
 
 def pid_of(files: GatewayFiles) -> int | None:
     """The gateway's process, if it runs on this machine."""
-    seen = LocalLauncher(_owner(files)).status().get(JOB)
+    seen = Processes(_owner(files)).status().get(JOB)
     return seen.pids[0] if seen and seen.alive else None
 
 
@@ -178,7 +178,7 @@ def stop(files: GatewayFiles) -> bool:
     pid = pid_of(files)
     if pid is None:
         return False
-    launcher = LocalLauncher(_owner(files))
+    launcher = Processes(_owner(files))
     launcher.signal(JOB)
     deadline = time.monotonic() + STOP_S
     while pid_of(files) is not None and time.monotonic() < deadline:

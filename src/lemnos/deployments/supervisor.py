@@ -22,8 +22,7 @@ from lemnos.engines.base import engine_named
 from lemnos.errors import LemnosError
 from lemnos.gateway.ledger import default_path, sqlite_url
 from lemnos.hardware.ports import free_port
-from lemnos.launchers.base import JobStatus
-from lemnos.launchers.local import LocalLauncher
+from lemnos.launchers.processes import Processes, ProcessStatus
 from lemnos.records.store import Store
 from lemnos.spec.place import Place
 from lemnos.spec.plan import Command, Job, Plan
@@ -57,7 +56,7 @@ class Supervisor:
         self._url = str(row["url"])
         self._ports: dict[str, int] = json.loads(row["ports"])
         self._engine = engine_named(self._plan.engine)
-        self._launcher = LocalLauncher(name)
+        self._launcher = Processes(name)
         self._keys_file = _keys_file_of(self._plan)
         self._keys_seen = _stamp(self._keys_file)
         self._tails: dict[str, Tail] = {}
@@ -100,11 +99,11 @@ class Supervisor:
         return over
 
     def _observe(
-        self, row: dict[str, Any], statuses: dict[str, JobStatus]
+        self, row: dict[str, Any], statuses: dict[str, ProcessStatus]
     ) -> lifecycle.Observed:
         jobs = {}
         for job in self._state.jobs:
-            status = statuses.get(job.name, JobStatus(alive=False))
+            status = statuses.get(job.name, ProcessStatus(alive=False))
             ok, error = self._probes.take(job.name)
             jobs[job.name] = lifecycle.JobSeen(
                 alive=status.alive, ended=status.ended, probe=ok, probe_error=error

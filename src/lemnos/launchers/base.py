@@ -1,43 +1,84 @@
-"""The launcher protocol: turns jobs into something that runs, somewhere."""
+"""The launcher protocol: turns units into something that runs, somewhere.
+
+A launcher has no memory that cannot be found again: made anew, it finds its units by their
+mark. Asked twice for the same, it does it once. What it cannot find out (a scheduler that does
+not answer) is a LemnosError, never a guess.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from lemnos.spec.base import Value
-from lemnos.spec.plan import Job
-
-
-class JobStatus(Value):
-    """What a launcher knows of one job."""
-
-    alive: bool
-    ended: str = ""
-    """When not alive: how it ended, in words (``killed by SIGKILL``)."""
-    pids: tuple[int, ...] = ()
-    """Its processes on this host, the first one first."""
+from lemnos.engines.base import JobFiles
+from lemnos.spec.cluster import Cluster
+from lemnos.spec.place import Place
+from lemnos.spec.plan import Plan
+from lemnos.spec.unit import LogFile, Rendered, Room, Unit, UnitStatus
 
 
 class Launcher(Protocol):
-    """Runs the jobs of one deployment. Job names are ``role-index``."""
+    """The units of one deployment in one machine room."""
 
-    def render(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Pure: what would be started, as file name -> text. Nothing is written."""
+    name: str
+    """The word after ``--on``."""
+    restarts: bool
+    """What it starts is brought back by its owner (systemd): only after that gives up, by lemnos."""
+
+    def place(self, plan: Plan, name: str, *, dry: bool = False) -> Place:
+        """Where the unit ``name`` of ``plan`` would run, as far as that is known before it starts.
+
+        What only the running job knows (a host, a port) is a late value (``launchers.late``).
+        ``dry``: nothing is looked up or reserved. Raises LemnosError where there is no room at all.
+        """
         ...
 
-    def submit(self, job: Job) -> None:
-        """Start ``job``. Raises LemnosError if it cannot be started."""
+    def files(self, name: str) -> JobFiles:
+        """The paths that the unit's jobs are given, on the machines that run them."""
         ...
 
-    def status(self) -> dict[str, JobStatus]:
-        """Every job of the deployment that runs, or that ended under this launcher."""
+    def render(self, unit: Unit) -> Rendered:
+        """Pure: what ``submit`` writes and runs. Nothing is written.
+
+        Raises UsageError for what this room cannot do, with the key to change.
+        """
         ...
 
-    def signal(self, name: str, *, kill: bool = False) -> None:
-        """Ask a job to end, or kill it with all its children. Does not wait."""
+    def inventory(self) -> Cluster:
+        """The nodes and GPUs of the room, as far as its own tools tell. Raises LemnosError."""
+        ...
+
+    def room(self, unit: Unit) -> Room:
+        """Whether the unit could start now, and when else. Raises LemnosError for a unit that the
+        room would refuse (an unknown partition, a wrong account), with what to change."""
+        ...
+
+    def submit(self, unit: Unit) -> None:
+        """Start the unit, unless it is there already. Raises LemnosError if it cannot be started;
+        nothing of it is left then."""
+        ...
+
+    def status(self) -> dict[str, UnitStatus]:
+        """Every unit of the deployment that is there, or that ended and is still known, by name.
+
+        Raises LemnosError while the room cannot be asked.
+        """
+        ...
+
+    def logs(self, name: str) -> tuple[LogFile, ...]:
+        """The logs that the unit has, the first job's first."""
+        ...
+
+    def read(self, log: LogFile, lines: int) -> Sequence[str]:
+        """The last ``lines`` lines of a log, without keys; none if it is not there (yet)."""
+        ...
+
+    def cancel(self, name: str, *, kill: bool = False) -> None:
+        """Ask the unit to end, or with ``kill`` end it with all its processes. Does not wait; a unit
+        that is not there is no error."""
         ...
 
     def sweep(self) -> int:
-        """Kill whatever is left of the deployment; the number of processes found."""
+        """End whatever is left of the deployment and remove what was written for it but logs; the
+        number of things found running."""
         ...

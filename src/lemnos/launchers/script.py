@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from lemnos.errors import LemnosError
+from lemnos.launchers.late import quoted
 from lemnos.paths import replace_file
 from lemnos.spec.plan import Job, Secret
 
 
 def script_of(job: Job) -> str:
     """What ``sh`` would run; keys are read from their files as it starts. Pure."""
-    lines = ["#!/bin/sh"]
-    for key, value in job.command.env.items():
-        lines.append(f"export {key}={shlex.quote(value)}")
-    for secret in job.command.secrets:
-        lines.append(_read_by_shell(secret))
+    return "#!/bin/sh\n" + body_of(job)
+
+
+def body_of(job: Job) -> str:
+    """Its lines without the first: the environment, the keys, and the command, which replaces the shell.
+
+    Late values (``launchers.late``) are variables that must be set before.
+    """
+    lines = [f"export {key}={quoted(value)}" for key, value in job.command.env.items()]
+    lines += [_read_by_shell(secret) for secret in job.command.secrets]
     return "\n".join([*lines, f"exec {_flags_on_lines(job.command.argv)}", ""])
 
 
@@ -27,7 +32,7 @@ def _flags_on_lines(argv: Sequence[str]) -> str:
     for word in argv:
         if word.startswith("--"):
             lines.append([])
-        lines[-1].append(shlex.quote(word))
+        lines[-1].append(quoted(word))
     return " \\\n  ".join(" ".join(line) for line in lines if line)
 
 
@@ -54,12 +59,12 @@ def hand_over(secrets: Sequence[Secret]) -> dict[str, str]:
 
 
 def _read_by_shell(secret: Secret) -> str:
-    read = f'"$(cat {shlex.quote(secret.key_file)})"'
+    read = f'"$(cat {quoted(secret.key_file)})"'
     if secret.env:
         return f"export {secret.env}={read}"
     assert secret.file is not None
     before, _, after = secret.text.partition("{key}")
     return (
-        f"(umask 077; {{ printf %s {shlex.quote(before)}; printf %s {read}; "
-        f"printf %s {shlex.quote(after)}; }} > {shlex.quote(secret.file)})"
+        f"(umask 077; {{ printf %s {quoted(before)}; printf %s {read}; "
+        f"printf %s {quoted(after)}; }} > {quoted(secret.file)})"
     )

@@ -11,6 +11,17 @@ from lemnos.spec.base import Value
 from lemnos.spec.document import SPEC_VERSION
 from lemnos.spec.endpoint import CloudSpec, check_policy, is_loopback
 from lemnos.spec.proposal import EngineVersion, Proposal
+from lemnos.spec.rooms import (
+    Args,
+    ContainerSpec,
+    Line,
+    LocalSpec,
+    PbsSpec,
+    ScaleSpec,
+    SlurmSpec,
+    SystemdSpec,
+    Word,
+)
 from lemnos.spec.targets import Policy
 
 DEFAULT_PORT = 5366
@@ -35,6 +46,8 @@ def name_from(text: str) -> str:
 EngineValue = bool | int | float | str | list[int | float | str] | dict[str, Any] | None
 
 
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+"""A variable's name; what a shell would take for more is refused."""
 DeploymentName = Annotated[str, AfterValidator(_checked_name)]
 
 
@@ -126,7 +139,7 @@ class DeploymentSpec(Value):
     """The newest that lemnos knows by default."""
     engine_args: dict[str, EngineValue] = {}
     """Flags of the engine that lemnos has no key for: ``{kv-cache-dtype-skip-layers: "0,1"}``."""
-    engine_env: dict[str, str] = {}
+    engine_env: dict[EnvName, str] = {}
     """Environment variables for the engine; nothing secret."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """The engine's own, for runs that can be repeated."""
@@ -135,12 +148,38 @@ class DeploymentSpec(Value):
     default where not given."""
     plan: Proposal | None = None
     """What ``lemnos plan --save`` chose: layout and settings are taken from it."""
-    on: Literal["local"] = "local"
+    on: Word = "local"
+    """The launcher: local, systemd, slurm, pbs, or one that a package adds."""
+    local: LocalSpec = LocalSpec()
+    systemd: SystemdSpec = SystemdSpec()
+    slurm: SlurmSpec = SlurmSpec()
+    pbs: PbsSpec = PbsSpec()
+    launcher_args: Args = {}
+    """For a launcher that a package adds."""
+    via: Word | None = None
+    """The login node whose scheduler is used, as the user's ssh_config knows it; None: this machine's."""
+    venv: Line | None = None
+    """The environment with the engine, on the machines that run it; one that ``lemnos engines
+    install`` made by default."""
+    modules: tuple[Word, ...] = ()
+    """Environment modules to load first (``module load``)."""
+    cache: Line | None = None
+    """Where engines keep what they compiled; lemnos' own cache by default."""
+    interface: Word | None = None
+    """The network interface between the hosts (``ib0``)."""
+    container: ContainerSpec | None = None
     workload: WorkloadSpec = WorkloadSpec()
     endpoint: EndpointSpec = EndpointSpec()
     restart: RestartSpec = RestartSpec()
+    replicas: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """The plan's by default; ``lemnos scale`` changes it while it runs."""
+    scale: ScaleSpec | None = None
+    """Replicas come and go with the queue."""
+    rollout: Literal["auto", "side-by-side", "stop-first"] = "auto"
+    """Whether a new revision starts beside the old one, which serves on until the new one is proven, or
+    after it has stopped; auto: beside it wherever there is room for both."""
     ready_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """How long a start may take before it is called failed."""
+    """How long a start may take before it is called failed; time in a queue does not count."""
 
     @model_validator(mode="before")
     @classmethod

@@ -15,7 +15,7 @@ from lemnos.engines.environments.places import installed
 from lemnos.engines.quirks import quirks_for
 from lemnos.engines.vllm import Vllm
 from lemnos.hardware.ports import free_port
-from lemnos.launchers.local import LocalLauncher
+from lemnos.launchers.processes import Processes
 from lemnos.models.describe import describe
 from lemnos.spec.deployment import DeploymentSpec
 from lemnos.spec.facts import LocalModel
@@ -66,7 +66,7 @@ class Server:
         )
         place = Place(port=free_port("127.0.0.1"))
         (self.job,) = Vllm().jobs(self.plan, 0, place, files)
-        self.launcher = LocalLauncher("tiny-glm")
+        self.launcher = Processes("tiny-glm")
         self.client = httpx2.Client(
             base_url=f"http://127.0.0.1:{place.port}",
             headers={"Authorization": f"Bearer {KEY}"},

@@ -21,14 +21,24 @@ import psutil
 
 from lemnos import paths
 from lemnos.errors import LemnosError
-from lemnos.launchers.base import JobStatus
 from lemnos.launchers.script import hand_over, script_of
+from lemnos.spec.base import Value
 from lemnos.spec.plan import Job
 
 MARK = "LEMNOS_JOB"
 
 
-class LocalLauncher:
+class ProcessStatus(Value):
+    """What is known of one job's process."""
+
+    alive: bool
+    ended: str = ""
+    """When not alive: how it ended, in words (``killed by SIGKILL``)."""
+    pids: tuple[int, ...] = ()
+    """Its processes on this host, the first one first."""
+
+
+class Processes:
     """The jobs of one deployment on this machine."""
 
     def __init__(self, deployment: str) -> None:
@@ -69,7 +79,7 @@ class LocalLauncher:
         self._adopted.pop(name, None)
         self._children[name] = child
 
-    def status(self) -> dict[str, JobStatus]:
+    def status(self) -> dict[str, ProcessStatus]:
         """Alive or how it ended, for every job started or found."""
         seen = {name: _adopted_status(p) for name, p in self._adopted.items()}
         return seen | {name: _status(child) for name, child in self._children.items()}
@@ -147,13 +157,13 @@ def _opening_line(job: Job) -> str:
     return f"--- lemnos starts {job.id} at {now}: {shlex.join(job.command.argv)}\n"
 
 
-def _status(child: subprocess.Popen[bytes]) -> JobStatus:
+def _status(child: subprocess.Popen[bytes]) -> ProcessStatus:
     code = child.poll()
     if code is None:
-        return JobStatus(alive=True, pids=(child.pid,))
+        return ProcessStatus(alive=True, pids=(child.pid,))
     if code < 0:
-        return JobStatus(alive=False, ended=f"was killed by {_signal_name(-code)}")
-    return JobStatus(alive=False, ended=f"ended with exit code {code}")
+        return ProcessStatus(alive=False, ended=f"was killed by {_signal_name(-code)}")
+    return ProcessStatus(alive=False, ended=f"ended with exit code {code}")
 
 
 def _signal_name(number: int) -> str:
@@ -163,12 +173,12 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _adopted_status(process: psutil.Process) -> JobStatus:
+def _adopted_status(process: psutil.Process) -> ProcessStatus:
     """Of a process that another supervisor started: its exit code is nobody's any more."""
     with contextlib.suppress(psutil.Error):
         if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            return JobStatus(alive=True, pids=(process.pid,))
-    return JobStatus(alive=False, ended="ended (under an earlier supervisor)")
+            return ProcessStatus(alive=True, pids=(process.pid,))
+    return ProcessStatus(alive=False, ended="ended (under an earlier supervisor)")
 
 
 def _kill_all(processes: Sequence[psutil.Process]) -> None:

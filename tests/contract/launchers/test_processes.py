@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from lemnos.errors import LemnosError
-from lemnos.launchers.local import MARK, LocalLauncher
+from lemnos.launchers.processes import MARK, Processes
 from lemnos.launchers.script import script_of
 from lemnos.spec.plan import Command, Job, Secret
 from tests.waiting import until
@@ -31,8 +31,8 @@ PARENT = (
 
 
 @pytest.fixture
-def launcher() -> Iterator[LocalLauncher]:
-    made = LocalLauncher("box")
+def launcher() -> Iterator[Processes]:
+    made = Processes("box")
     yield made
     made.sweep()
 
@@ -47,14 +47,14 @@ def job(tmp_path: Path, code: str, **env: str) -> Job:
     )
 
 
-def started(launcher: LocalLauncher, job: Job) -> int:
+def started(launcher: Processes, job: Job) -> int:
     launcher.submit(job)
     until(lambda: "up\n" in Path(job.log).read_text())
     return launcher.status()["engine-0"].pids[0]
 
 
 def test_a_job_runs_in_a_session_of_its_own_and_writes_its_log(
-    launcher: LocalLauncher, tmp_path: Path
+    launcher: Processes, tmp_path: Path
 ) -> None:
     code = "import os; print(os.environ['COLOUR']); print('up', flush=True); import signal; signal.pause()"
     pid = started(launcher, job(tmp_path, code, COLOUR="red $(id)"))
@@ -64,9 +64,7 @@ def test_a_job_runs_in_a_session_of_its_own_and_writes_its_log(
     assert "red $(id)\n" in log
 
 
-def test_how_a_job_ended_is_said_in_words(
-    launcher: LocalLauncher, tmp_path: Path
-) -> None:
+def test_how_a_job_ended_is_said_in_words(launcher: Processes, tmp_path: Path) -> None:
     launcher.submit(job(tmp_path, "raise SystemExit(3)"))
     until(lambda: not launcher.status()["engine-0"].alive)
     assert launcher.status()["engine-0"].ended == "ended with exit code 3"
@@ -75,7 +73,7 @@ def test_how_a_job_ended_is_said_in_words(
     assert launcher.status()["engine-0"].ended == "was killed by SIGKILL"
 
 
-def test_signal_asks_and_kill_insists(launcher: LocalLauncher, tmp_path: Path) -> None:
+def test_signal_asks_and_kill_insists(launcher: Processes, tmp_path: Path) -> None:
     started(launcher, job(tmp_path, SLEEPER))
     launcher.signal("engine-0")
     until(lambda: not launcher.status()["engine-0"].alive)
@@ -88,7 +86,7 @@ def test_signal_asks_and_kill_insists(launcher: LocalLauncher, tmp_path: Path) -
 
 
 def test_kill_takes_children_in_other_sessions_too(
-    launcher: LocalLauncher, tmp_path: Path
+    launcher: Processes, tmp_path: Path
 ) -> None:
     pid = started(launcher, job(tmp_path, PARENT))
     children = psutil.Process(pid).children()
@@ -98,7 +96,7 @@ def test_kill_takes_children_in_other_sessions_too(
 
 
 def test_kill_takes_what_has_lost_its_mark_but_not_its_session(
-    launcher: LocalLauncher, tmp_path: Path
+    launcher: Processes, tmp_path: Path
 ) -> None:
     # As a program does that writes a title over its environment, and whose parent ended.
     code = (
@@ -114,43 +112,39 @@ def test_kill_takes_what_has_lost_its_mark_but_not_its_session(
 
 
 def test_a_session_that_a_job_does_not_lead_is_not_its_own(
-    launcher: LocalLauncher, tmp_path: Path
+    launcher: Processes, tmp_path: Path
 ) -> None:
     # As in the foreground: a marked process, in the session of whoever started it.
     marked = os.environ | {MARK: launcher.mark("engine-0")}
     command = [sys.executable, "-c", SLEEPER]
     with subprocess.Popen(command, env=marked, stdout=subprocess.PIPE) as ours:
         assert ours.stdout and ours.stdout.readline()
-        assert LocalLauncher("box").sweep() == 1, (
-            "this test's own session is left alone"
-        )
+        assert Processes("box").sweep() == 1, "this test's own session is left alone"
 
 
-def test_another_launcher_adopts_what_runs(
-    launcher: LocalLauncher, tmp_path: Path
-) -> None:
+def test_another_launcher_adopts_what_runs(launcher: Processes, tmp_path: Path) -> None:
     pid = started(launcher, job(tmp_path, SLEEPER))
-    again = LocalLauncher("box")
+    again = Processes("box")
     assert again.status()["engine-0"].pids == (pid,)
-    assert LocalLauncher("other").status() == {}
+    assert Processes("other").status() == {}
     again.signal("engine-0")
     until(lambda: not again.status()["engine-0"].alive)
     assert "ended" in again.status()["engine-0"].ended
 
 
 def test_another_home_is_another_deployment(
-    launcher: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launcher: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started(launcher, job(tmp_path, SLEEPER))
     with monkeypatch.context() as other:
         other.setenv("LEMNOS_HOME", str(tmp_path / "elsewhere"))
-        assert LocalLauncher("box").status() == {}
-        assert LocalLauncher("box").sweep() == 0
-    assert LocalLauncher("box").sweep() == 1
+        assert Processes("box").status() == {}
+        assert Processes("box").sweep() == 0
+    assert Processes("box").sweep() == 1
 
 
 def test_what_cannot_be_started_is_a_sentence(
-    launcher: LocalLauncher, tmp_path: Path
+    launcher: Processes, tmp_path: Path
 ) -> None:
     bad = job(tmp_path, "").model_copy(
         update={"command": Command(argv=("/no/such/binary",))}
@@ -167,7 +161,7 @@ def test_render_quotes_every_value_for_the_shell(tmp_path: Path) -> None:
     made = made.model_copy(
         update={"command": made.command.model_copy(update={"argv": argv})}
     )
-    script = LocalLauncher("box").render([made])["engine-0.sh"]
+    script = Processes("box").render([made])["engine-0.sh"]
     ran = subprocess.run(
         ["sh", "-c", script], capture_output=True, text=True, check=True
     )
@@ -205,7 +199,7 @@ def check_keys(tmp_path: Path, log: str) -> None:
 
 
 def test_keys_reach_the_process_and_no_command_line(
-    launcher: LocalLauncher, tmp_path: Path
+    launcher: Processes, tmp_path: Path
 ) -> None:
     made = keyed(tmp_path)
     pid = started(launcher, made)
@@ -223,9 +217,7 @@ def test_the_script_hands_keys_over_as_the_launcher_does(tmp_path: Path) -> None
     check_keys(tmp_path, done.stdout)
 
 
-def test_a_key_that_is_gone_is_a_sentence(
-    launcher: LocalLauncher, tmp_path: Path
-) -> None:
+def test_a_key_that_is_gone_is_a_sentence(launcher: Processes, tmp_path: Path) -> None:
     made = keyed(tmp_path)
     Path(made.command.secrets[0].key_file).unlink()
     with pytest.raises(LemnosError, match="key cannot be handed over"):
