@@ -142,6 +142,9 @@ class SlurmSpec(SchedulerSpec):
     nodelist: Word | None = None
     exclude: Word | None = None
     exclusive: bool = False
+    port_base: Annotated[int, Field(ge=1024, le=60_000)] | None = None
+    """The first port that a job may take; which one follows from its id, so that jobs that share a
+    node do not meet. None: ports that are free on the node."""
     requeue: bool = True
     """Slurm puts the job back into the queue when its node fails or it is preempted."""
     sbatch_args: Args = {}
