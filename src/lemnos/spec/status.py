@@ -11,8 +11,14 @@ from lemnos.spec.plan import Plan
 class Phase(StrEnum):
     """Where a deployment is in its life."""
 
+    planning = "planning"
+    """The model and the machines are looked at."""
+    pulling = "pulling"
+    """The model is fetched."""
     launching = "launching"
-    """Jobs are started; no completion has come through the endpoint yet."""
+    """Jobs are started or queued; not every replica has answered a completion yet."""
+    routing = "routing"
+    """Every replica has; none has come through the endpoint yet."""
     ready = "ready"
     """A real completion came through the endpoint, and every replica is ready."""
     degraded = "degraded"
