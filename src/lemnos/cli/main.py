@@ -14,6 +14,7 @@ from lemnos.cli import (
     connect,
     engines,
     gateway,
+    importing,
     lint,
     live,
     measure,
@@ -37,6 +38,7 @@ app.command()(up.up)
 app.command()(plan.plan)
 app.command()(probe.probe)
 app.command(cls=lint.Words)(lint.lint)
+app.command("import")(importing.import_)
 app.command()(live.ps)
 app.command()(live.logs)
 app.command()(live.chat)
