@@ -33,7 +33,7 @@ def server(tmp_path: Path) -> Iterator[sshd.Server]:
 
 def test_every_word_arrives_as_it_was(server: sshd.Server) -> None:
     host = Ssh("box", server.config)
-    assert host.run("printf", "%s", EVIL) == EVIL
+    assert host.output("printf", "%s", EVIL) == EVIL
     assert not Path("/tmp/lemnos-never").exists()
 
 
@@ -42,7 +42,7 @@ def test_failures_are_sentences(server: sshd.Server) -> None:
     with pytest.raises(LemnosError, match="exit code 3: oops"):
         host.shell("echo oops >&2; exit 3")
     with pytest.raises(LemnosError, match="exit code 127"):
-        host.run("no-such-command")
+        host.output("no-such-command")
     with pytest.raises(LemnosError, match="nothing listens for SSH there"):
         Ssh("nowhere", server.config).run("true")
     (server.directory / "authorized").write_text("")

@@ -266,7 +266,7 @@ def _wheels_on(found: Machine, brought: Path | None, note: Say) -> Iterator[str 
         yield there
     finally:
         with contextlib.suppress(LemnosError):
-            found.ssh.run("rm", "-rf", there)
+            found.ssh.output("rm", "-rf", there)
 
 
 def _on_each(

@@ -146,10 +146,10 @@ def python_on(found: Machine, uv: str, version: str) -> str:
     """A Python there that can run ``work.py``. Raises LemnosError."""
     assert found.ssh
     try:
-        return found.ssh.run(uv, "python", "find", "--no-project", ">=3.9").strip()
+        return found.ssh.output(uv, "python", "find", "--no-project", ">=3.9").strip()
     except LemnosError:
-        found.ssh.run(uv, "python", "install", "--quiet", version)
-        return found.ssh.run(uv, "python", "find", "--no-project", version).strip()
+        found.ssh.output(uv, "python", "install", "--quiet", version)
+        return found.ssh.output(uv, "python", "find", "--no-project", version).strip()
 
 
 def send(host: Ssh, local: Path, path: str, *, mode: str = "644") -> None:
