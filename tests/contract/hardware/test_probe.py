@@ -26,9 +26,10 @@ from lemnos.hardware.remote import RemoteScript
 from lemnos.spec.cluster import Cluster
 from lemnos.spec.document import load
 from lemnos.transport.ssh import Ssh
-from tests import netns, sshd
+from tests import sshd
 from tests.command import lemnos as command
 from tests.command import report
+from tests.testbeds import hosts
 from tests.waiting import until
 
 needs_sshd = pytest.mark.skipif(
@@ -243,9 +244,9 @@ def test_hosts_and_ports_that_cannot_be_right(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- between hosts
 
 
-@pytest.mark.skipif(netns.why_not() is not None, reason=str(netns.why_not()))
+@pytest.mark.skipif(hosts.why_not() is not None, reason=str(hosts.why_not()))
 def test_slow_narrow_closed_and_busy_networks_are_seen(tmp_path: Path) -> None:
-    with netns.hosts(tmp_path, 2) as net:
+    with hosts.hosts(tmp_path, "desk", "n1", "n2") as net:
         net.run("n2", "tc", "qdisc", "add", "dev", "eth0", "root", "tbf",
                 "rate", "100mbit", "burst", "64kb", "latency", "50ms")  # fmt: skip
         # n2 is the listener of the pair: what it is sent is not held back, what n1 is sent is.
@@ -259,7 +260,7 @@ def test_slow_narrow_closed_and_busy_networks_are_seen(tmp_path: Path) -> None:
         )
         try:
             until(lambda: ":8265 " in net.run("n2", "ss", "-ltn"))
-            words = ["--hosts", "n1,n2", "--ssh-config", str(net.config), "--json"]
+            words = ["--hosts", "n1,n2", "--ssh-config", str(net.ssh_config), "--json"]
             printed = net.run("desk", sys.executable, "-m", "lemnos", "probe", *words)
         finally:
             other.terminate()
@@ -276,12 +277,12 @@ def test_slow_narrow_closed_and_busy_networks_are_seen(tmp_path: Path) -> None:
     assert ":29500 " not in still and ":10001 " not in still
 
 
-@pytest.mark.skipif(netns.why_not() is not None, reason=str(netns.why_not()))
+@pytest.mark.skipif(hosts.why_not() is not None, reason=str(hosts.why_not()))
 def test_hosts_that_do_not_reach_each_other(tmp_path: Path) -> None:
-    with netns.hosts(tmp_path, 2) as net:
+    with hosts.hosts(tmp_path, "desk", "n1", "n2") as net:
         for host, other in (("n1", "10.99.0.3"), ("n2", "10.99.0.2")):
             net.run(host, "ip", "rule", "add", "ipproto", "tcp", "to", other, "blackhole")  # fmt: skip
-        words = ["--hosts", "n1,n2", "--ssh-config", str(net.config), "--json"]
+        words = ["--hosts", "n1,n2", "--ssh-config", str(net.ssh_config), "--json"]
         printed = net.run("desk", sys.executable, "-m", "lemnos", "probe", *words)
     (link,) = json.loads(printed)["network"]["links"]
     assert link["unknown"] == "no port of 10.99.0.3 or 10.99.0.2 can be reached"
