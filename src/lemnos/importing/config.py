@@ -99,9 +99,10 @@ class Served(Section):
 
 
 class VllmSection(Served):
-    """What vLLM is told, for all models."""
+    """What vLLM is told, for all models; other keys are looked for among its flags."""
 
     max_model_len_default: Count | None = None
+    max_model_len: Count | None = None
 
 
 class DistributedSection(Section):
@@ -144,6 +145,13 @@ class OldModel(Served):
     qos: Name | None = None
 
 
+def _by_name(models: object) -> object:
+    """``70: ...`` is a name too; a model of which nothing is said is one."""
+    if not isinstance(models, dict):
+        raise ValueError(f"needs a name for each model: {HOW}")
+    return {str(name): {} if m is None else m for name, m in models.items()}
+
+
 class OldConfig(Section):
     """The whole of config.yaml."""
 
@@ -154,17 +162,7 @@ class OldConfig(Section):
     vllm: VllmSection = VllmSection()
     distributed: DistributedSection = DistributedSection()
     nccl: NcclSection = NcclSection()
-    models: Annotated[dict[str, OldModel], Field(min_length=1)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _names_are_text(cls, data: Any) -> Any:
-        """``models: {70: ...}`` is a name too; a model of which nothing is said is one."""
-        models = data.get("models") if isinstance(data, dict) else None
-        if not isinstance(models, dict):
-            return data
-        named = {str(name): {} if m is None else m for name, m in models.items()}
-        return {**data, "models": named}
+    models: Annotated[dict[str, OldModel], BeforeValidator(_by_name)]
 
 
 @dataclass(frozen=True)
@@ -213,9 +211,12 @@ def read_config(path: Path) -> Written:
         raise LemnosError(f"cannot be read ({error.strerror})", where=where) from None
     root = _root(text)
     if isinstance(root, yaml.MappingNode):
-        keys = [str(key.value) for key, _ in _pairs(root, depth=8)]
-        if "models" not in keys:
-            raise _no_models(keys, where)
+        found = {str(key.value): value for key, value in _pairs(root, depth=8)}
+        if "models" not in found:
+            raise _no_models(list(found), where)
+        if not found["models"].value:
+            line = found["models"].start_mark.line + 1
+            raise UsageError("models: is empty", where=f"{where}:{line}", fix=HOW)
     elif root is not _BROKEN:
         what = "is empty" if root is None else "is not a mapping of keys to values"
         raise UsageError(what, where=where, fix=f"it needs models, such as {HOW}")

@@ -46,43 +46,38 @@ def fitted(
     quantization, notes = _quantization(written, wish, described, version)
     pins = wish.ask | {"engine_version": version, "replicas": 1}
     asked = pins | {"quantization": quantization}
+    totals = [wish.gpus] if wish.gpus else [n * wish.nodes for n in COUNTS]
     first: Proposals | None = None
-    for total in [wish.gpus] if wish.gpus else [n * wish.nodes for n in COUNTS]:
-        part = _part(written, wish, cluster, total)
-        for changes in _attempts(asked, wish.nodes, total):
-            found = propose(wish.source, part, **(asked | changes))
-            first = first or found
-            plan = _pick(found, described[0].name, total, quantization, changes)
-            if plan:
-                told = _told(written, wish, plan, first, found, total, described)
-                return Fitted(plan, (*notes, *told))
+    for keeping in (True, False):
+        for total in totals:
+            part = _part(written, wish, cluster, total)
+            for changes in _attempts(wish.nodes, total, keeping):
+                found = propose(wish.source, part, **(asked | changes))
+                first = first or found
+                plan = _pick(found, described[0].name, total, keeping)
+                if plan:
+                    told = _told(written, wish, plan, first, found, total, described)
+                    return Fitted(plan, (*notes, *told))
     assert first is not None
     raise _refusal(written, wish, first, described[0].name)
 
 
-def _attempts(
-    asked: dict[str, Any], nodes: int, total: int
-) -> Iterator[dict[str, Any]]:
-    """What to change of what is written, the least first; ``any``: another checkpoint will do."""
-    per_node = total // nodes
-    yield {}
-    yield {"tensor": total}
-    yield {"tensor": per_node, "pipeline": nodes}
+def _attempts(nodes: int, total: int, keeping: bool) -> Iterator[dict[str, Any]]:
+    """What to change of what is written, the least first; ``keeping``: not the checkpoint."""
     shorter = {"context": None}
-    yield shorter
+    if keeping:
+        yield {}
+        yield {"tensor": total}
+        yield {"tensor": total // nodes, "pipeline": nodes}
+        yield shorter
+        return
     for changes in ({}, shorter):
         yield changes | {"quantization": None}
 
 
-def _pick(
-    found: Proposals,
-    name: str,
-    total: int,
-    quantization: str | None,
-    changes: dict[str, Any],
-) -> Proposal | None:
-    """The best plan that keeps to the checkpoint, on all the GPUs; in the last attempts any."""
-    if "quantization" in changes:
+def _pick(found: Proposals, name: str, total: int, keeping: bool) -> Proposal | None:
+    """The best plan; with ``keeping`` the best of the checkpoint on all the GPUs."""
+    if not keeping:
         return next(iter(found.plans), None)
     own = [plan for plan in found.plans if plan.model == name]
     return next((plan for plan in own if plan.gpus == total), None)
@@ -180,7 +175,7 @@ def _told(
         notes.append(note(written, kind, text, *at, *keys))
 
     if wish.gpus is None:
-        say("told", f"gpus is not given: {plan.gpus} are the fewest that hold it")
+        say("told", f"gpus is not given: the fewest that hold it are {plan.gpus}")
     context, reason = wish.ask["context"], _reason(first, described[0].name)
     if plan.model != described[0].name:
         text = f"does not fit as written ({reason}): {plan.source} ({plan.stored}) is planned instead"

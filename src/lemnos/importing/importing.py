@@ -16,7 +16,14 @@ from lemnos.errors import LemnosError, UsageError, near
 from lemnos.importing.config import Written, read_config
 from lemnos.importing.fitting import Fitted, fitted
 from lemnos.importing.notes import Note, note, unknown_notes
-from lemnos.importing.wishes import Wish, common_of, wish_of, without_empty
+from lemnos.importing.wishes import (
+    Wish,
+    common_of,
+    flags_of,
+    path_of,
+    wish_of,
+    without_empty,
+)
 from lemnos.importing.writing import FOLDER_FILE, folder_text, spec_text
 from lemnos.proposals import cluster_of
 from lemnos.spec.base import Value
@@ -78,9 +85,11 @@ def import_config(
     written = read_config(Path(path))
     _check_names(written)
     nodes: Cluster | str = GPU if cluster is None else cluster_of(cluster)
-    common, notes = common_of(written, os.environ if env is None else env)
-    version, told = _version(written, engine_version, common.get("venv"))
-    notes += [*told, *unknown_notes(written)]
+    env = os.environ if env is None else env
+    version, told = _version(written, engine_version, env)
+    flags = flags_of(written, version)
+    common, notes = common_of(written, env, flags)
+    notes += [*told, *unknown_notes(written, known=flags)]
     if cluster is None:
         text = f"planned for {GPU}s, as many as each model asks for: --cluster says what you have"
         notes.append(note(written, "told", text))
@@ -179,12 +188,13 @@ def _check_names(written: Written) -> None:
 
 
 def _version(
-    written: Written, asked: str | None, venv: str | None
+    written: Written, asked: str | None, env: Mapping[str, str]
 ) -> tuple[str, list[Note]]:
     """(the vLLM that will run, what to say of it)."""
     if asked:
         return asked.removeprefix("v"), []
     at = ("paths", "venv_dir")
+    venv, _ = path_of(written.config.paths.venv_dir or "", env)
     if venv:
         for path in sorted(Path(venv).glob("lib/python3*/site-packages/vllm-*")):
             if found := re.fullmatch(r"vllm-(\d+(?:\.\d+)+).*\.dist-info", path.name):

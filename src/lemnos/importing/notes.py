@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import resources
 from typing import Literal
 
 import yaml
 
+from lemnos.engines.vllm import OWNED
 from lemnos.errors import near
 from lemnos.importing.config import SECTIONS, Section, Written, unknown_keys
 from lemnos.spec.base import Value
@@ -52,17 +53,26 @@ def gone_keys(written: Written, *keys: str) -> list[Note]:
     return found
 
 
-def unknown_notes(written: Written, model: str | None = None) -> list[Note]:
-    """Notes for the keys of a model (or of all else) that nobody knows, with the nearest known one."""
+def unknown_notes(
+    written: Written, model: str | None = None, known: Collection[str] = ()
+) -> list[Note]:
+    """Notes for the keys of a model (or of all else) that nobody knows, with the nearest known one.
+
+    ``known``: keys of the section vllm that are flags of vLLM.
+    """
     found = []
     for keys, kind in unknown_keys(written.config):
         of = keys[1] if len(keys) > 2 and keys[0] == "models" else None
-        if of == model:
+        handed_over = keys[0] == "vllm" and keys[1] in known
+        if of == model and not handed_over:
             found.append(note(written, "unknown", _unknown(keys[-1], kind), *keys))
     return found
 
 
 def _unknown(key: str, kind: type[Section]) -> str:
+    flag = f"--{key.replace('_', '-')}"
+    if kind is SECTIONS["vllm"] and flag in OWNED:
+        return f"is not taken over, since lemnos sets {flag} itself: {OWNED[flag]}"
     if hint := near(key, list(kind.model_fields), most=1):
         return f"is not known, and not taken over. {hint}"
     places = [name for name, each in SECTIONS.items() if key in each.model_fields]

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lemnos.engines.flags.schema import schema_for
+from lemnos.engines.vllm import OWNED
 from lemnos.errors import UsageError
 from lemnos.importing.config import OldModel, Written
 from lemnos.importing.notes import Note, gone_keys, note
@@ -44,11 +46,11 @@ class Wish:
 
 
 def common_of(
-    written: Written, env: Mapping[str, str]
+    written: Written, env: Mapping[str, str], flags: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Note]]:
     """(the part of a spec that is the same for all models, notes about those sections).
 
-    ``env``: variables that paths may name. Raises UsageError where a value cannot be right.
+    ``env``: variables that paths may name. ``flags``: as ``flags_of`` gives them. Raises UsageError where a value cannot be right.
     """
     config = written.config
     slurm, nccl, distributed = config.slurm, config.nccl, config.distributed
@@ -93,8 +95,12 @@ def common_of(
         "cache": path("cache", "xdg_cache_home"),
         "interface": nccl.socket_ifname,
         "engine_env": _given(engine_env),
+        "engine_args": {key.replace("_", "-"): value for key, value in flags.items()},
         "ready_timeout_s": _whole(distributed.rdzv_timeout),
     }
+    for key in flags:
+        text = f"is handed to vLLM as --{key.replace('_', '-')}"
+        notes.append(note(written, "told", text, "vllm", key))
     if config.vllm.dtype == "auto":
         notes.append(note(written, "gone", "auto is vLLM's default", "vllm", "dtype"))
     if slurm.account is None:
@@ -120,7 +126,12 @@ def wish_of(written: Written, key: str, common: Mapping[str, Any]) -> Wish:
         )
     notes += _contradictions(written, key, model)
     vllm = config.vllm
-    context = model.max_model_len or vllm.max_model_len_default or DEFAULT_CONTEXT
+    context = (
+        model.max_model_len
+        or vllm.max_model_len_default
+        or vllm.max_model_len
+        or DEFAULT_CONTEXT
+    )
     seqs = _either(model.max_num_seqs, vllm.max_num_seqs)
     dtype = _either(model.dtype, vllm.dtype)
     own = {
@@ -153,7 +164,8 @@ def wish_of(written: Written, key: str, common: Mapping[str, Any]) -> Wish:
         "model": {"source": source, "served_name": model.name},
         **common,
         "slurm": common["slurm"] | _given(own),
-        "engine_args": {} if dtype in (None, "auto") else {"dtype": dtype},
+        "engine_args": common["engine_args"]
+        | ({} if dtype in (None, "auto") else {"dtype": dtype}),
         "seed": _either(model.seed, vllm.seed),
         "workload": {"context": max(64, context), "concurrency": seqs},
         "endpoint": {"port": model.port},
@@ -169,6 +181,17 @@ def wish_of(written: Written, key: str, common: Mapping[str, Any]) -> Wish:
         spec=spec,
         notes=tuple(notes),
     )
+
+
+def flags_of(written: Written, version: str) -> dict[str, Any]:
+    """Keys of the section vllm that the scripts did not have, and that are flags of this vLLM."""
+    schema = schema_for("vllm", version)
+    found = {}
+    for key, value in (written.config.vllm.model_extra or {}).items():
+        flag = f"--{key.replace('_', '-')}"
+        if schema.named(flag) and flag not in OWNED:
+            found[key] = value
+    return found
 
 
 def without_empty(data: Mapping[str, Any]) -> dict[str, Any]:
