@@ -142,7 +142,8 @@ def amount(text: str) -> float | None:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgtp]?)([bw]?)", text.strip().lower())
     if not match:
         return None
-    return float(match[1]) * 1024 ** _SIZES[match[2]] * (8 if match[3] == "w" else 1)
+    size = float(match[1]) * 1024.0 ** _SIZES[match[2]]
+    return size * 8 if match[3] == "w" else size
 
 
 def vnodes(text: str) -> dict[str, dict[str, float]]:
