@@ -46,7 +46,7 @@ def fitted(
     quantization, notes = _quantization(written, wish, described, version)
     pins = wish.ask | {"engine_version": version, "replicas": 1}
     asked = pins | {"quantization": quantization}
-    totals = [wish.gpus] if wish.gpus else [n * wish.nodes for n in COUNTS]
+    totals = [wish.gpus] if wish.gpus else _totals(wish.nodes, cluster)
     first: Proposals | None = None
     for keeping in (True, False):
         for total in totals:
@@ -60,6 +60,14 @@ def fitted(
                     return Fitted(plan, (*notes, *told))
     assert first is not None
     raise _refusal(written, wish, first, described[0].name)
+
+
+def _totals(nodes: int, cluster: Cluster | str) -> list[int]:
+    """Numbers of GPUs to try where none is said: as many as the nodes have."""
+    most = COUNTS[-1]
+    if isinstance(cluster, Cluster):
+        most = max(1, *(len(node.gpus) for node in cluster.nodes))
+    return [count * nodes for count in COUNTS if count <= most]
 
 
 def _attempts(nodes: int, total: int, keeping: bool) -> Iterator[dict[str, Any]]:

@@ -132,6 +132,8 @@ def test_all_gpus_are_used_as_written(tmp_path: Path) -> None:
 def test_gpus_that_are_not_given_are_the_fewest(tmp_path: Path) -> None:
     text = "models: {m: {huggingface_id: zai-org/GLM-4.5-Air-FP8}}\n"
     assert only(imported(tmp_path, text)).gpus == 2
+    (refused,) = imported(tmp_path, text, cluster="1xL40S").models
+    assert refused.refused and "fits the GPUs in no form" in refused.refused["what"]
 
 
 def test_the_cluster_says_what_there_is(tmp_path: Path) -> None:
