@@ -20,6 +20,8 @@ from hypothesis import settings
 settings.register_profile("lemnos", deadline=None)
 settings.load_profile("lemnos")
 
+pytest_plugins = ["tests.testbeds.fixtures"]
+
 # A shell starts what it puts in the background without Ctrl-C, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

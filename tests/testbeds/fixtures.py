@@ -1,0 +1,22 @@
+"""The beds as fixtures, each started once a module. A module with needs of its own uses the
+context managers that these are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.testbeds.slurm import Slurm, slurm
+from tests.testbeds.slurm24 import slurm24
+
+GENERATIONS = {"22.05": slurm, "24.11": slurm24}
+
+
+@pytest.fixture(scope="module", params=GENERATIONS)
+def cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Slurm]:
+    """Slurm, of both generations one after the other; see tests/testbeds/slurm.py."""
+    with GENERATIONS[request.param](tmp_path_factory.mktemp("slurm")) as bed:
+        yield bed
