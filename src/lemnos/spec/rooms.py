@@ -88,9 +88,14 @@ class LocalSpec(Value):
 
 
 class SystemdSpec(Value):
-    """Units of systemd on this machine."""
+    """Units of systemd on this machine, or on hosts reached by SSH."""
 
     scope: Literal["user", "system"] = "user"
+    hosts: tuple[Word, ...] = ()
+    """As the user's ssh_config knows them; a replica takes whole hosts. None: this machine."""
+    ray: bool = False
+    """A replica over several hosts runs on a Ray cluster of its own, instead of the engine's own
+    processes: head and workers are units, too."""
     user: Word | None = None
     """Who the processes of system units are; the caller by default."""
     hardening: bool = True
