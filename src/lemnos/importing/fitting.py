@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,10 @@ from packaging.version import Version
 
 from lemnos.errors import UsageError
 from lemnos.hardware.catalogue import cluster_named
-from lemnos.importing.config import OldModel, Written
+from lemnos.importing.config import Written
 from lemnos.importing.notes import Kind, Note, note
-from lemnos.importing.wishes import Wish, tokens_of
+from lemnos.importing.telling import Outcome, reason_of, told_of
+from lemnos.importing.wishes import Wish
 from lemnos.models.describe import Described, describe
 from lemnos.proposals import propose
 from lemnos.spec.cluster import Cluster, Node
@@ -56,8 +56,8 @@ def fitted(
                 first = first or found
                 plan = _pick(found, described[0].name, total, keeping)
                 if plan:
-                    told = _told(written, wish, plan, first, found, total, described)
-                    return Fitted(plan, (*notes, *told))
+                    outcome = Outcome(written, wish, plan, first, found, described)
+                    return Fitted(plan, (*notes, *told_of(outcome)))
     assert first is not None
     raise _refusal(written, wish, first, described[0].name)
 
@@ -166,149 +166,13 @@ def _quantization(
     return "fp8", said("told", text)
 
 
-def _told(
-    written: Written,
-    wish: Wish,
-    plan: Proposal,
-    first: Proposals,
-    found: Proposals,
-    total: int,
-    described: tuple[Described, ...],
-) -> list[Note]:
-    """How the plan differs from what is written, and what in it cannot be true."""
-    at, model = ("models", wish.key), written.config.models[wish.key]
-    notes: list[Note] = []
-
-    def say(kind: Kind, text: str, *keys: str) -> None:
-        notes.append(note(written, kind, text, *at, *keys))
-
-    if wish.gpus is None:
-        say("told", f"gpus is not given: the fewest that hold it are {plan.gpus}")
-    context, reason = wish.ask["context"], _reason(first, described[0].name)
-    if plan.model != described[0].name:
-        text = f"does not fit as written ({reason}): {plan.source} ({plan.stored}) is planned instead"
-        say("changed", text, "huggingface_id")
-    if plan.settings.context != context:
-        text = (
-            f"a context of {context} does not fit ({reason}): {plan.settings.context} is planned, "
-            "and max_model_len says so"
-        )
-        say("changed", text)
-    if plan.gpus != total and wish.gpus:
-        say(
-            "changed",
-            f"no layout uses {total} GPUs: {plan.layout} takes {plan.gpus}",
-            "gpus",
-        )
-    kv_dtype = plan.settings.kv_cache_dtype
-    if kv_dtype != "auto" and "kv_cache_dtype" not in wish.ask:
-        say(
-            "changed",
-            f"the KV cache is kept as {kv_dtype}: as bf16 the context does not fit",
-        )
-    if wish.nodes > 1 and plan.layout.tensor != total:
-        say("changed", _other_layout(plan, found, wish.nodes, total), "nodes")
-    notes += _claims(written, wish.key, model, plan, described)
-    low, high = plan.ready_s_interval
-    limit = written.config.distributed.rdzv_timeout
-    if limit and limit < high:
-        text = f"{limit:g} s are given, and starting is predicted to take {low:.0f} to {high:.0f} s"
-        notes.append(note(written, "wrong", text, "distributed", "rdzv_timeout"))
-    return notes
-
-
-def _other_layout(plan: Proposal, found: Proposals, nodes: int, total: int) -> str:
-    """Why tensor parallelism stays inside a node."""
-    wide = next(
-        (
-            each
-            for each in found.plans
-            if each.model == plan.model and each.layout.tensor == total
-        ),
-        None,
-    )
-    text = f"the scripts' TP{total} over {nodes} nodes is planned as {plan.layout}"
-    if wide is None:
-        return text
-    return f"{text}: {_speed(plan)} instead of {_speed(wide)} tokens/s predicted"
-
-
-def _speed(plan: Proposal) -> str:
-    return f"{plan.output_tokens_per_s_even_routing or plan.output_tokens_per_s:,.0f}"
-
-
-def _claims(
-    written: Written,
-    key: str,
-    model: OldModel,
-    plan: Proposal,
-    described: tuple[Described, ...],
-) -> list[Note]:
-    """What the configuration says of the model, against what is known of it."""
-    found = []
-    own = next(d.architecture for d in described if d.name == plan.model)
-    at = ("models", key)
-    claimed = tokens_of(model.context) if model.context else None
-    if claimed:
-        found.append(
-            note(
-                written,
-                *_of_context(claimed, model, plan, own.max_context),
-                *at,
-                "context",
-            )
-        )
-    if model.vision and own.encoder is None:
-        text = f"{plan.model} takes no images"
-        found.append(note(written, "wrong", text, *at, "vision"))
-    gib = re.fullmatch(r"(\d+(?:\.\d+)?)\s*G(i?)B?", model.vram or "", re.IGNORECASE)
-    weights = plan.weights_gib_per_rank * plan.layout.gpus
-    have = plan.memory.total * plan.gpus
-    if gib and float(gib[1]) < weights:
-        text = f"{model.vram} would not hold the weights, {weights:.0f} GiB on all GPUs together"
-        found.append(note(written, "wrong", text, *at, "vram"))
-    elif gib and float(gib[1]) > have * 1.08:
-        text = (
-            f"{model.vram} is more than {plan.gpus} x {plan.gpu} have ({have:.0f} GiB)"
-        )
-        found.append(note(written, "wrong", text, *at, "vram"))
-    return found
-
-
-def _of_context(
-    claimed: int, model: OldModel, plan: Proposal, trained: int
-) -> tuple[Kind, str]:
-    """What becomes of the context that a model is said to have."""
-    served, held = plan.settings.context, plan.kv_cache_tokens
-    if claimed > trained * 1.01:
-        return (
-            "wrong",
-            f"{model.context} is said, and {plan.model} was trained for {trained:,}",
-        )
-    if served >= min(claimed, trained):
-        return "gone", f"all of it is served: max_model_len is {served:,}"
-    text = f"{served:,} of {model.context} are served, as max_model_len says; "
-    if held >= claimed:
-        return "told", f"{text}the KV cache holds {held:,}: all of it would fit too"
-    return "wrong", f"{text}{model.context} would not fit: the KV cache holds {held:,}"
-
-
-def _reason(found: Proposals, name: str) -> str:
-    """Why the checkpoint does not go on all the GPUs, in the planner's words."""
-    own = [each for each in found.rejected if f", {name}, " in f"{each.option}, "]
-    own = own or [each for each in found.rejected if each.option == name]
-    if not own:
-        return "the planner found no layout"
-    return own[0].reason.rpartition(" [")[0] or own[0].reason
-
-
 def _refusal(written: Written, wish: Wish, found: Proposals, name: str) -> UsageError:
     smallest = f"it would on: {found.smallest}" if found.smallest else ""
     offload = (
         f"or here by offloading: {found.with_offload}" if found.with_offload else ""
     )
     return UsageError(
-        f"models.{wish.key} fits the GPUs in no form: {_reason(found, name)}",
+        f"models.{wish.key} fits the GPUs in no form: {reason_of(found, name)}",
         where=f"{written.path}:{written.line('models', wish.key, 'gpus')}",
         fix="; ".join(filter(None, (smallest, offload))) or "choose another model",
     )

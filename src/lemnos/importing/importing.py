@@ -25,7 +25,7 @@ from lemnos.importing.wishes import (
     without_empty,
 )
 from lemnos.importing.writing import FOLDER_FILE, folder_text, spec_text
-from lemnos.proposals import cluster_of
+from lemnos.proposals import asked_for, cluster_of
 from lemnos.spec.base import Value
 from lemnos.spec.cluster import Cluster
 from lemnos.spec.deployment import DeploymentSpec, name_from
@@ -96,7 +96,7 @@ def import_config(
     files: dict[str, str] = {}
     models = []
     for key in written.config.models:
-        model, text = _model(written, key, common, nodes, version)
+        model, text = _model(written, key, common, env, nodes, version)
         if model.file:
             files[model.file] = text
         models.append(model)
@@ -117,12 +117,13 @@ def _model(
     written: Written,
     key: str,
     common: Mapping[str, Any],
+    env: Mapping[str, str],
     cluster: Cluster | str,
     version: str,
 ) -> tuple[ImportedModel, str]:
     """What became of a model, and its file's text."""
     try:
-        wish = wish_of(written, key, common)
+        wish = wish_of(written, key, common, env)
         found = fitted(written, wish, cluster, version)
         data = _spec(wish, found, version)
         _try_to_render(data)
@@ -192,7 +193,7 @@ def _version(
 ) -> tuple[str, list[Note]]:
     """(the vLLM that will run, what to say of it)."""
     if asked:
-        return asked.removeprefix("v"), []
+        return str(asked_for(engine_version=asked).engine_version), []
     at = ("paths", "venv_dir")
     venv, _ = path_of(written.config.paths.venv_dir or "", env)
     if venv:

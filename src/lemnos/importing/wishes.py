@@ -111,11 +111,13 @@ def common_of(
     return spec, notes
 
 
-def wish_of(written: Written, key: str, common: Mapping[str, Any]) -> Wish:
-    """One model. Raises UsageError, with its line, where it cannot be what was meant."""
+def wish_of(
+    written: Written, key: str, common: Mapping[str, Any], env: Mapping[str, str]
+) -> Wish:
+    """One model; ``common`` and ``env`` as in ``common_of``. Raises UsageError, with its line, where it cannot be what was meant."""
     config, model = written.config, written.config.models[key]
     notes = gone_keys(written, "models", key)
-    source = _source(written, key, model, notes)
+    source = _source(written, key, model, notes, env)
     nodes = model.nodes or 1
     if model.gpus and model.gpus % nodes:
         raise _bad(
@@ -255,7 +257,13 @@ def tokens_of(text: str) -> int | None:
     return number * int(unit**power)
 
 
-def _source(written: Written, key: str, model: OldModel, notes: list[Note]) -> str:
+def _source(
+    written: Written,
+    key: str,
+    model: OldModel,
+    notes: list[Note],
+    env: Mapping[str, str],
+) -> str:
     """The model's source, in the form that specs have."""
     at = ("models", key)
     text = model.huggingface_id
@@ -267,7 +275,12 @@ def _source(written: Written, key: str, model: OldModel, notes: list[Note]) -> s
         why = f"has no huggingface_id: taken to be {known.repository}"
         notes.append(note(written, "changed", why, *at))
         return known.source
-    if "://" in text or text.startswith(("/", "~", "./")):
+    if text.startswith(("$", "~")):
+        path, problem = path_of(text, env)
+        if path is None:
+            raise _bad(written, problem, "", *at, "huggingface_id")
+        return path
+    if "://" in text or text.startswith(("/", "./")):
         return text
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         known = known_named(text)

@@ -9,10 +9,12 @@ import pytest
 
 from lemnos.deployments.prepare_gpu import places_of, plan_on_gpus
 from lemnos.engines.base import JobFiles, engine_named
+from lemnos.errors import UsageError
 from lemnos.importing import Imported, default_spec, import_config, write
 from lemnos.importing.wishes import path_of, tokens_of
 from lemnos.spec.deployment import DeploymentSpec
 from lemnos.spec.document import parse
+from tests.tiny_glm import make_tiny_glm
 from tests.unit.importing.old_configs import EXAMPLE, ONE, imported, only, spec, told
 
 NINE = {
@@ -121,7 +123,7 @@ def test_no_way_is_a_sentence_and_the_others_are_written(tmp_path: Path) -> None
 def test_more_context_than_the_model_has_is_cut(tmp_path: Path) -> None:
     found = imported(tmp_path, ONE + "    max_model_len: 200000\n")
     assert only(found).context == 131072 == spec(found).workload.context
-    assert "trained for 131072" in told(only(found), "gpt-oss-20b")[0][1]
+    assert "trained for 131072" in told(only(found), "max_model_len")[0][1]
 
 
 def test_all_gpus_are_used_as_written(tmp_path: Path) -> None:
@@ -209,6 +211,22 @@ paths: {{venv_dir: /data/YOUR_USERNAME/.venv}}
     wrong = {n.key: n.text for n in found.notes if n.kind == "wrong"}
     assert "is a placeholder" in wrong["paths.venv_dir"]
     assert "a variable that is not set" in wrong["cache.huggingface_cache"]
+
+
+def test_a_model_may_be_a_directory(tmp_path: Path) -> None:
+    make_tiny_glm(tmp_path / "Tiny GLM")
+    text = (
+        'models: {a: {huggingface_id: "$HOME/Tiny GLM", gpus: 1, max_model_len: 512}}'
+    )
+    found = imported(tmp_path, text, env={"HOME": str(tmp_path)})
+    assert spec(found).model.source == f"{tmp_path}/Tiny GLM"
+    (refused,) = imported(tmp_path, text, env={}).models
+    assert refused.refused and "variable that is not set" in refused.refused["what"]
+
+
+def test_a_version_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'newest' is no version"):
+        imported(tmp_path, ONE, engine_version="newest")
 
 
 def test_no_path_is_run(tmp_path: Path) -> None:
