@@ -69,7 +69,8 @@ def _show(found: Imported, output: Path | None) -> None:
                 + (f" on {model.nodes} nodes" if model.nodes > 1 else ""),
                 f"{model.context:,}",
             )
-    console.print(grid)
+    if found.files:
+        console.print(grid)
     for model in found.models:
         _show_model(model)
     console.print(found.config, style="bold", markup=False)
