@@ -17,6 +17,8 @@ def test_the_example_is_written_once(tmp_path: Path) -> None:
     shown = lemnos("import", str(EXAMPLE), "--output", str(directory))
     assert ">   llama-4-scout.yaml" in shown.stdout
     assert "wrote 10 files" in shown.stderr
+    assert f"{EXAMPLE}:108: changed: huggingface_id: does not fit" in shown.stdout
+    assert f"{EXAMPLE}:29: no longer: distributed.rdzv_backend: " in shown.stdout
     assert len(os.listdir(directory)) == 10
     (directory / "glm-4-7.yaml").write_text("model: mine\n")
     said = failing("import", str(EXAMPLE), "--output", str(directory))

@@ -72,17 +72,17 @@ def _show(found: Imported, output: Path | None) -> None:
     if found.files:
         console.print(grid)
     for model in found.models:
-        _show_model(model)
-    console.print(found.config, style="bold", markup=False)
-    _show_notes(found.notes)
-    _show_alike([note for model in found.models for note in model.notes])
+        _show_model(model, found.config)
+    console.print("all of it", style="bold")
+    _show_notes(found.notes, found.config)
+    _show_alike([n for model in found.models for n in model.notes], found.config)
     if output:
         err().print(f"wrote {len(found.files)} files to {output}", markup=False)
     elif found.files:
         err().print("nothing is written: --output DIR does it", markup=False)
 
 
-def _show_model(model: ImportedModel) -> None:
+def _show_model(model: ImportedModel, path: str) -> None:
     own = [note for note in model.notes if note.kind != "gone"]
     if model.refused:
         from lemnos.errors import LemnosError
@@ -91,18 +91,18 @@ def _show_model(model: ImportedModel) -> None:
         out().print("[red]not written[/]")
         out().print(f"  {LemnosError(**model.refused)}", markup=False)
     elif own:
-        out().print(model.name, style="bold")
-        _show_notes(own, strip=f"models.{model.key}.")
+        out().print(model.name, style="bold", markup=False)
+        _show_notes(own, path, strip=f"models.{model.key}.")
 
 
-def _show_notes(notes: Sequence[Note], strip: str = "") -> None:
+def _show_notes(notes: Sequence[Note], path: str, strip: str = "") -> None:
     for each in notes:
         key = each.key.removeprefix(strip)
-        out().print(f"  {each.line}: {SAID[each.kind]}: ", end="")
-        out().print(f"{key}: {each.text}" if key else each.text, markup=False)
+        text = f"{key}: {each.text}" if key else each.text
+        _print(f"{path}:{each.line}", SAID[each.kind], text)
 
 
-def _show_alike(notes: Sequence[Note]) -> None:
+def _show_alike(notes: Sequence[Note], path: str) -> None:
     """What has no meaning any more in several models alike: each sentence once."""
     lines: dict[tuple[str, str], list[int]] = {}
     for each in notes:
@@ -110,5 +110,11 @@ def _show_alike(notes: Sequence[Note]) -> None:
             key = each.key.rpartition(".")[2]
             lines.setdefault((key, each.text), []).append(each.line)
     for (key, text), places in lines.items():
-        out().print(f"  {','.join(map(str, places))}: {SAID['gone']}: ", end="")
-        out().print(f"models.*.{key}: {text}", markup=False)
+        where = f"{path}:{','.join(map(str, places))}"
+        _print(where, SAID["gone"], f"models.*.{key}: {text}")
+
+
+def _print(where: str, said: str, text: str) -> None:
+    out().print(f"  {where}: ", markup=False, end="")
+    out().print(f"{said}: ", end="")
+    out().print(text, markup=False)

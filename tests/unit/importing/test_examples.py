@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
+import lemnos
 from lemnos.deployments.prepare_gpu import places_of, plan_on_gpus
 from lemnos.engines.base import JobFiles, engine_named
 from lemnos.spec.deployment import DeploymentSpec
@@ -15,6 +17,7 @@ from tests.unit.engines.rendered import flag
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 DYNAMO, PBS = EXAMPLES / "seed-003-dynamo-slurm/specs", EXAMPLES / "seed-004-pbs/specs"
+SPECS = [*sorted(DYNAMO.glob("*.yaml")), *sorted(PBS.glob("*.yaml"))]
 FILES = JobFiles(log="/d/engine-0.log", key_file="/d/engine-0.key", cache="/cache")
 
 
@@ -79,6 +82,16 @@ def test_four_trays_for_prompts_and_two_for_answers() -> None:
             assert flag(job, "--disaggregation-transfer-backend") == "nixl"
             assert flag(job, "--moe-runner-backend") == "flashinfer_trtllm"
             assert job.command.env["NCCL_MNNVL_ENABLE"] == "1"
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_their_files_are_scripts_that_shells_take(path: Path) -> None:
+    """As ``lemnos up SPEC --dry-run --output DIR`` writes them."""
+    for unit in lemnos.rendered(lemnos.plan(str(path))).values():
+        scripts = [text for name, text in unit.files.items() if name.endswith(".sh")]
+        assert scripts and unit.commands
+        for text in scripts:
+            subprocess.run(["bash", "-n"], input=text, text=True, check=True)
 
 
 @pytest.mark.parametrize(
