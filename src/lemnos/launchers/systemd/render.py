@@ -14,6 +14,7 @@ import yaml
 from lemnos.engines.base import JobFiles
 from lemnos.engines.vllm import RAY
 from lemnos.errors import UsageError
+from lemnos.launchers.late import quoted
 from lemnos.launchers.script import body_of
 from lemnos.launchers.systemd.quoting import UnitText, unit_file
 from lemnos.spec.base import Value
@@ -217,8 +218,19 @@ def _script(job: Job, ground: Ground) -> str:
         env["HOME"] = f"{ground.files.cache or ground.directory}/home"
     command = job.command.model_copy(update={"env": env | job.command.env})
     body = body_of(job.model_copy(update={"command": command}))
-    now = "$(date '+%Y-%m-%d %H:%M:%S')"
-    return f'#!/bin/sh\necho "{opening}{now}"\n{body}'
+    lines = [
+        "#!/bin/sh",
+        "# shellcheck disable=SC2155 # a key that cannot be read ends it before",
+        f"echo \"{opening}$(date '+%Y-%m-%d %H:%M:%S')\"",
+        *(_needed(secret.key_file) for secret in job.command.secrets),
+    ]
+    return "\n".join([*lines, body])
+
+
+def _needed(key_file: str) -> str:
+    """Without its key an engine would serve everybody."""
+    said = quoted(f"error: no key can be read from {key_file}")
+    return f"[ -r {quoted(key_file)} ] || {{ echo {said}; exit 1; }}"
 
 
 def _service(job: Job, unit: Unit, ground: Ground, script: str) -> str:
@@ -231,6 +243,7 @@ def _service(job: Job, unit: Unit, ground: Ground, script: str) -> str:
         about=f"{job.part or job.role} {name} of {ground.deployment}",
         description=description_of(ground.deployment, name, ground.owner),
         target=target_of(ground.deployment),
+        wants=("network-online.target",) if ground.is_system else (),
         after=_after(unit.place, ground),
         requires=_requires(job, unit, ground),
         mounts=(ground.directory,) if ground.is_system else (),
