@@ -34,6 +34,7 @@ def main(settings: dict[str, Any]) -> None:
         mount("-t", "cgroup", "-o", "freezer", "cgroup", "/sys/fs/cgroup/freezer")
     for directory in ("/run", "/dev/shm"):
         mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", directory)
+    Path("/run/lemnos-bed").touch()
     for source, target in settings["files"].items():
         if settings["root"] and not os.path.exists(target):
             make_alike(Path(source), Path(target))

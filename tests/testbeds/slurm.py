@@ -123,8 +123,10 @@ class Slurm:
         self.bin.mkdir(exist_ok=True)
         for name in CLIENTS:
             script = self.bin / name
-            words = shlex.join([*self.at("login"), f"/usr/bin/{name}"])
-            script.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+            real = f"/usr/bin/{name}"  # PATH may be taken along to a host
+            there = f'[ -e /run/lemnos-bed ] && exec {real} "$@"'
+            words = shlex.join([*self.at("login"), real])
+            script.write_text(f'#!/bin/sh\n{there}\nexec {words} "$@"\n')
             script.chmod(0o755)
         ask = [*self.at("login"), "sinfo", "-h", "-N", "-p", "gpu", "-t", "idle", "-o", "%N"]  # fmt: skip
 

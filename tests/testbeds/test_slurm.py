@@ -52,8 +52,8 @@ def test_clients_run_from_the_test_itself(
     monkeypatch.setenv("PATH", f"{cluster.bin}:{os.environ['PATH']}")
     job = _sleeping(cluster, "--job-name=from here")
     asked = subprocess.run(["squeue", "--json"], capture_output=True, text=True, check=True)  # fmt: skip
-    (found,) = json.loads(asked.stdout)["jobs"]
-    assert (str(found["job_id"]), found["name"]) == (job, "from here")
+    jobs = {str(found["job_id"]): found for found in json.loads(asked.stdout)["jobs"]}
+    assert jobs[job]["name"] == "from here"
     refused = subprocess.run(["sbatch", "-p", "none", "--wrap=true"], capture_output=True, text=True, check=False)  # fmt: skip
     assert refused.returncode == 1 and "invalid partition" in refused.stderr
     # What is said on the standard input arrives, as scripts do.
@@ -84,7 +84,7 @@ def test_a_node_without_power_is_noticed_and_its_job_runs_again(cluster: Slurm) 
 def test_urgent_jobs_requeue_cheap_ones(cluster: Slurm) -> None:
     cheap = _sleeping(cluster, "--partition=cheap", "--nodes=3", "--exclusive")
     urgent = _sleeping(cluster, "--partition=urgent", "--exclusive")
-    assert cluster.state(cheap) == "PENDING"
+    until(lambda: cluster.state(cheap) == "PENDING")
     cluster.run("login", "scancel", urgent)
     until(lambda: cluster.state(cheap) == "RUNNING", within_s=60)
 
@@ -102,5 +102,5 @@ def test_jobs_that_wait_say_why(cluster: Slurm) -> None:
             ask = ("squeue", "--noheader", "--format=%r", f"--jobs={job}")
             until(lambda ask=ask, reason=reason: reason in cluster.run("login", *ask))  # type: ignore[misc]
     finally:
-        cluster.run("login", "scontrol", "delete", "reservation=kept")
         cluster.clear()
+        cluster.run("login", "scontrol", "delete", "reservation=kept")
