@@ -1,0 +1,1 @@
+"""Units as jobs of Slurm, 20.11 to 25.x."""

@@ -1,0 +1,133 @@
+"""From the queue and the units' papers to each unit's status. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from lemnos.launchers.slurm.papers import Papers
+from lemnos.launchers.slurm.parse import SlurmJob
+from lemnos.launchers.slurm.words import ending, waiting, words
+from lemnos.spec.unit import UnitStatus
+
+NONE = Papers()
+UrlOf = Callable[[str, int], str]
+
+
+def by_unit(jobs: Iterable[SlurmJob], mark: str) -> dict[str, SlurmJob]:
+    """The job of each unit whose comment begins with ``mark``: one that lives, else the newest."""
+    found: dict[str, SlurmJob] = {}
+    for job in jobs:
+        if not job.comment.startswith(mark):
+            continue
+        name = job.comment.removeprefix(mark)
+        if name not in found or _order(job) > _order(found[name]):
+            found[name] = job
+    return found
+
+
+def is_over(job: SlurmJob, papers: Papers = NONE) -> bool:
+    """Whether the job has ended; one that Slurm still cleans up after has, unless it starts again."""
+    if job.state == "COMPLETING":  # plain squeue hides the state behind
+        return job.restarts <= int(papers.here.get("attempt", 0))
+    return job.state not in words().queued and job.state not in words().running
+
+
+def is_gone(job: SlurmJob) -> bool:
+    """Whether nothing of the job runs any more."""
+    return is_over(job) and "COMPLETING" not in job.states
+
+
+def is_queued(job: SlurmJob) -> bool:
+    """Whether it waits, for the first time or again."""
+    return job.state in words().queued or job.state == "COMPLETING"
+
+
+def statuses(
+    jobs: Mapping[str, SlurmJob],
+    papers: Mapping[str, Papers],
+    url_of: UrlOf,
+    *,
+    unseen: Collection[int] = (),
+    directory: str = "",
+    cancelled_by: Mapping[int, str] | None = None,
+) -> dict[str, UnitStatus]:
+    """Every unit that has a job, or that had one by its papers.
+
+    ``unseen``: jobs that run for so long without a word that their nodes do not see ``directory``.
+    An ended job counts only where papers tell of it: others are of an earlier deployment.
+    """
+    found = {}
+    for name, job in jobs.items():
+        paper = papers.get(name, NONE)
+        if is_over(job, paper):
+            if paper.of(job.id):
+                who = (cancelled_by or {}).get(job.id, "")
+                found[name] = _ended(job, paper, who)
+        elif is_queued(job):
+            found[name] = UnitStatus(
+                state="queued",
+                why=waiting(job),
+                id=str(job.id),
+                starts_at=job.starts_at,
+                starts=job.restarts,
+            )
+        else:
+            lost = directory if job.id in unseen else ""
+            found[name] = _running(job, paper, url_of, lost)
+    for name, paper in papers.items():
+        if name not in jobs and paper.newest:
+            found[name] = _vanished(paper)
+    return found
+
+
+def _running(job: SlurmJob, paper: Papers, url_of: UrlOf, directory: str) -> UnitStatus:
+    here = paper.here if paper.registered(job.id, job.restarts) else {}
+    broken = paper.how_ended(job.id, job.restarts) or words().running.get(job.state, "")
+    if directory and not here and not broken:
+        node = job.nodes[0] if job.nodes else "its node"
+        broken = (
+            f"{node} does not see {directory}: the state directory must be on a file system "
+            "that the nodes share; set LEMNOS_HOME"
+        )
+    return UnitStatus(
+        state="running",
+        broken=broken,
+        leaving=paper.why_leaving(job.id, job.restarts),
+        id=str(job.id),
+        url=url_of(here["host"], here["port"]) if here else "",
+        hosts=tuple(here.get("hosts", ())) or job.nodes,
+        ends_at=job.ends_at,
+        starts=job.restarts,
+    )
+
+
+def _ended(job: SlurmJob, paper: Papers, who: str) -> UnitStatus:
+    how = ending(job)
+    told = paper.how_ended(job.id, job.restarts)
+    if paper.cancelled == job.id:
+        how = f"was ended by lemnos ({told})" if told else "was cancelled by lemnos"
+    elif job.state == "CANCELLED":
+        how = f"was cancelled by {who or 'somebody else, not by lemnos'}"
+    elif told and job.state in ("FAILED", "COMPLETED", "COMPLETING"):
+        how = told
+    hosts = tuple(paper.here.get("hosts", ())) or job.nodes
+    return UnitStatus(
+        state="ended", why=how, id=str(job.id), hosts=hosts, starts=job.restarts
+    )
+
+
+def _vanished(paper: Papers) -> UnitStatus:
+    attempt = int(paper.here.get("attempt", 0))
+    how = paper.how_ended(paper.newest, attempt)
+    if paper.cancelled == paper.newest:
+        how = "was cancelled by lemnos"
+    return UnitStatus(
+        state="ended",
+        why=how or f"Slurm does not know job {paper.newest} any more",
+        id=str(paper.newest),
+        hosts=tuple(paper.here.get("hosts", ())),
+    )
+
+
+def _order(job: SlurmJob) -> tuple[bool, float, int]:
+    return (not is_over(job), job.submitted, job.id)
