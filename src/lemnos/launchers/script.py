@@ -61,7 +61,7 @@ def hand_over(secrets: Sequence[Secret]) -> dict[str, str]:
 def _read_by_shell(secret: Secret) -> str:
     read = f'"$(cat {quoted(secret.key_file)})"'
     if secret.env:
-        return f"export {secret.env}={read}"
+        return f"{secret.env}={read} || exit 1\nexport {secret.env}"
     assert secret.file is not None
     before, _, after = secret.text.partition("{key}")
     return (
