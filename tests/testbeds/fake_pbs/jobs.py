@@ -90,11 +90,16 @@ class Job:
         """Written where it belongs at once (``-k oed``), and not copied at the end."""
         return "d" in self.asked.options.get("k", "n")
 
+    @property
+    def home(self) -> str:
+        """The submitter's."""
+        return self.asked.variables["PBS_O_HOME"]
+
     def environment(self, node: str) -> dict[str, str]:
         """Of a task: no PATH of PBS's, no CUDA_VISIBLE_DEVICES, nothing of the server's."""
         first = next((held.numbers for held in self.held), {})
         return self.asked.variables | {
-            "HOME": os.environ["HOME"],
+            "HOME": self.home,
             "LOGNAME": USER,
             "USER": USER,
             "SHELL": "/bin/bash",
@@ -189,6 +194,7 @@ def fitted(
         for n in own
         if n.up
     }
+    before = {name: dict(numbers) for name, numbers in free.items()}
     held: list[Held] = []
     for (count, numbers), words in zip(asked.chunks, asked.named, strict=True):
         for _ in range(count):
@@ -201,7 +207,7 @@ def fitted(
                 and not (scatter and node.name in {h.node for h in held})
             ]
             if not fits:
-                return _short(asked, own, free)
+                return _short(asked, own, before)
             held.append(Held(fits[0], numbers))
             for key, value in numbers.items():
                 free[fits[0]][key] -= value

@@ -300,7 +300,7 @@ class Server:
             child = await asyncio.create_subprocess_exec(
                 *command,
                 env=job.environment(node),
-                cwd=os.environ["HOME"],
+                cwd=job.home,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -311,7 +311,7 @@ class Server:
 
     async def live(self, job: Job, child: asyncio.subprocess.Process, run: int) -> None:
         code = await child.wait()
-        if job.lost or job.runs != run:
+        if job.lost or job.runs != run or job.state != "R":
             return
         job.exit_status = code if code >= 0 else 256 - code
         await self.end(job)
@@ -453,7 +453,7 @@ async def main(directory: Path) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             request = json.loads(await reader.readline())
             out, err, code = await server.answer(request["program"], request)
             writer.write(

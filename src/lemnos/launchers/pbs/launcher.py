@@ -13,7 +13,7 @@ from lemnos.launchers.logs import last_of
 from lemnos.launchers.pbs import render
 from lemnos.launchers.pbs.client import Client
 from lemnos.launchers.pbs.inventory import cluster_of, room_of
-from lemnos.launchers.pbs.parse import PbsQueue, amount
+from lemnos.launchers.pbs.parse import Answer, PbsQueue, amount
 from lemnos.launchers.pbs.states import NAMES, Told, status_of, told
 from lemnos.launchers.shape import shape_of
 from lemnos.launchers.site import Site
@@ -126,6 +126,10 @@ class Pbs:
             return self._seen[1]
         known = self._found(self._told())
         answer = self._client.jobs(unit.id for unit in known.values())
+        if any(_over(unit, answer) for unit in known.values()):
+            known |= self._found(
+                self._told()
+            )  # what it said at its end, after we had read
         now = time.time()
         at = answer.at or now
         statuses = {
@@ -268,3 +272,9 @@ class Pbs:
                 where="pbs.time",
                 fix=f"set it to {render.clock(room)} or less: pbs.chain serves past it",
             )
+
+
+def _over(unit: Told, answer: Answer) -> bool:
+    """Ended, without a word of how as far as its files were read."""
+    job = answer.jobs.get(unit.id)
+    return not unit.ended and (job is None or job.state == "F")

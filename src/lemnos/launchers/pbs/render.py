@@ -26,7 +26,7 @@ AFTER = "${LEMNOS_AFTER}"
 """Stands in commands for the job of the unit that is taken over from."""
 NAME_LENGTH = 230
 """PBS_MAXJOBNAME of OpenPBS 19 to 23 (pbs_ifl.h)."""
-CPUS_PER_GPU = 4
+CPUS_PER_GPU = 2
 """Asked for where pbs.cpus is not given: a queue's own default is one CPU for all."""
 GRACE_S = 7
 """What is left has so long after SIGTERM; PBS itself waits 10 s (kill_delay) before SIGKILL."""
@@ -88,6 +88,12 @@ def render(unit: Unit, site: Site) -> Rendered:
     }
     for job in unit.jobs:
         files[f"{name_of(job)}.sh"] = _rank(job, unit, site, alone=alone[job.id])
+    if site.spec.interface:
+        files["address.sh"] = script(
+            "pbs_address.sh.j2",
+            directory=site.unit_directory(unit.name),
+            interface=site.spec.interface,
+        )
     files["unit.json"] = _facts(unit, site)
     return Rendered(
         files=files, commands=(_qsub(unit, site, wall_s),), notes=_notes(unit, spec)
@@ -261,9 +267,10 @@ def _refuse_owned(text: str, owned: dict[str, str]) -> None:
 
 def _batch(unit: Unit, site: Site, wall_s: float | None) -> str:
     spec = site.spec.pbs
+    directory = site.unit_directory(unit.name)
     return script(
         "pbs_batch.sh.j2",
-        directory=site.unit_directory(unit.name),
+        directory=directory,
         log=own_logs(site, unit.name)[0].path,
         bin=spec.bin or "",
         reach=spec.reach,
@@ -272,23 +279,33 @@ def _batch(unit: Unit, site: Site, wall_s: float | None) -> str:
         drain_s=math.ceil(spec.drain_s),
         grace_s=GRACE_S,
         ports=INNER_PORTS + 1,
+        interface=site.spec.interface or "",
+        remote_address=_over_ssh(f"{directory}/address.sh"),
         ranks=[
             {
+                "host": _number(job, unit.place),
                 "name": name_of(job),
-                "host": job.host,
-                # Twice: for this script, and for the shell that sshd gives it to.
-                "remote": _word_for_ssh(
-                    f"{site.unit_directory(unit.name)}/{name_of(job)}.sh"
-                ),
+                "remote": _over_ssh(f"{directory}/{name_of(job)}.sh", "held"),
             }
             for job in unit.jobs
         ],
     )
 
 
-def _word_for_ssh(path: str) -> str:
+def _number(job: Job, place: Place) -> int:
+    """Of the job's host, from 0."""
+    if job.host in place.hosts:
+        return place.hosts.index(job.host)
+    raise UsageError(
+        f"{job.id} would run on {job.host}, and PBS chooses the hosts",
+        where="on: pbs",
+        fix="leave hosts to the scheduler",
+    )
 
-    return f"exec /bin/bash {shlex.quote(path)} held"
+
+def _over_ssh(*words: str) -> str:
+    """For the shell that sshd gives it to, csh too; the script quotes it once more, for itself."""
+    return shlex.join(["exec", "/bin/bash", *words])
 
 
 def _rank(job: Job, unit: Unit, site: Site, *, alone: bool) -> str:
@@ -299,13 +316,29 @@ def _rank(job: Job, unit: Unit, site: Site, *, alone: bool) -> str:
         "pbs_rank.sh.j2",
         directory=site.unit_directory(unit.name),
         name=name_of(job),
-        mark=f"{site.mark(unit.name)}/{name_of(job)}",
         log=job.log,
         modules=list(site.spec.modules),
         gpus=chosen,
         grace_s=GRACE_S,
-        body=Shell(body_of(job)),
+        body=Shell(body_of(_contained(job, unit, site))),
     )
+
+
+def _contained(job: Job, unit: Unit, site: Site) -> Job:
+    container = site.spec.container
+    if container is None or job.role == "gateway":
+        return job
+    from lemnos.launchers.containers import inside
+
+    files = site.files(unit.name)
+    contained: Job = inside(
+        job,
+        container,
+        gpus=unit.place.devices or bool(unit.place.gpus_per_host),
+        writable=(site.directory, files.cache),
+        readable=(files.key_file,),
+    )
+    return contained
 
 
 def _facts(unit: Unit, site: Site) -> str:
