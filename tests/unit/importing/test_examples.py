@@ -10,10 +10,12 @@ import pytest
 import lemnos
 from lemnos.deployments.prepare_gpu import places_of, plan_on_gpus
 from lemnos.engines.base import JobFiles, engine_named
+from lemnos.importing import import_config, write
 from lemnos.spec.deployment import DeploymentSpec
 from lemnos.spec.document import load
 from lemnos.spec.plan import Job
 from tests.unit.engines.rendered import flag
+from tests.unit.importing.old_configs import EXAMPLE
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 DYNAMO, PBS = EXAMPLES / "seed-003-dynamo-slurm/specs", EXAMPLES / "seed-004-pbs/specs"
@@ -87,11 +89,33 @@ def test_four_trays_for_prompts_and_two_for_answers() -> None:
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_their_files_are_scripts_that_shells_take(path: Path) -> None:
     """As ``lemnos up SPEC --dry-run --output DIR`` writes them."""
-    for unit in lemnos.rendered(lemnos.plan(str(path))).values():
-        scripts = [text for name, text in unit.files.items() if name.endswith(".sh")]
-        assert scripts and unit.commands
-        for text in scripts:
-            subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    for text in scripts_of(path):
+        checked(text)
+
+
+def test_the_nine_of_seed_002_are_such_scripts(tmp_path: Path) -> None:
+    write(import_config(EXAMPLE, env={}).files, tmp_path)
+    specs = [path for path in tmp_path.glob("*.yaml") if path.stem != "lemnos"]
+    for path in specs:
+        batch = "".join(scripts_of(path))
+        assert "#SBATCH" in batch and "p_scads_pathology" in batch
+        checked(batch)
+    assert len(specs) == 9
+
+
+def scripts_of(path: Path) -> list[str]:
+    """The scripts of a spec's units."""
+    units = lemnos.rendered(lemnos.plan(str(path))).values()
+    assert all(unit.commands for unit in units)
+    files = [item for unit in units for item in unit.files.items()]
+    scripts = [text for name, text in files if name.endswith(".sh")]
+    assert scripts
+    return scripts
+
+
+def checked(text: str) -> None:
+    """A script that bash parses."""
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
 
 
 @pytest.mark.parametrize(
