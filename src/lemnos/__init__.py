@@ -11,27 +11,34 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lemnos.api import (
-        Endpoint,
         bench,
         deployment_spec,
-        down,
-        endpoint,
         get_record,
         jobs,
         list_records,
-        logs,
         plan,
+        ports,
         probe,
+        rendered,
         rerun,
-        restart,
-        status,
         up,
         write_cluster,
     )
+    from lemnos.deployments.endpoint import Endpoint
     from lemnos.engines.environments.bundle import bundle_engine
     from lemnos.engines.environments.installing import check_engine, install_engine
     from lemnos.engines.environments.places import environments
     from lemnos.errors import LemnosError, UsageError
+    from lemnos.life import (
+        down,
+        endpoint,
+        history,
+        logs,
+        restart,
+        rollback,
+        scale,
+        status,
+    )
     from lemnos.proposals import for_gpus, planned_spec, propose, save_spec
     from lemnos.wire.client import AsyncClient, Client
 
@@ -42,22 +49,28 @@ _HOMES = {
     "lemnos.errors": ("LemnosError", "UsageError"),
     "lemnos.proposals": ("for_gpus", "planned_spec", "propose", "save_spec"),
     "lemnos.wire.client": ("AsyncClient", "Client"),
-    "lemnos.api": (
-        "Endpoint",
-        "bench",
-        "deployment_spec",
+    "lemnos.deployments.endpoint": ("Endpoint",),
+    "lemnos.life": (
         "down",
         "endpoint",
+        "history",
+        "logs",
+        "restart",
+        "rollback",
+        "scale",
+        "status",
+    ),
+    "lemnos.api": (
+        "bench",
+        "deployment_spec",
         "get_record",
         "jobs",
         "list_records",
-        "logs",
         "plan",
         "ports",
         "probe",
+        "rendered",
         "rerun",
-        "restart",
-        "status",
         "up",
         "write_cluster",
     ),
@@ -78,6 +91,7 @@ __all__ = [
     "environments",
     "for_gpus",
     "get_record",
+    "history",
     "install_engine",
     "jobs",
     "list_records",
@@ -87,9 +101,12 @@ __all__ = [
     "planned_spec",
     "probe",
     "propose",
+    "rendered",
     "rerun",
     "restart",
+    "rollback",
     "save_spec",
+    "scale",
     "status",
     "up",
     "write_cluster",

@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 import lemnos
 from lemnos.benchmark.load import bench as run_bench
 from lemnos.deployments import deploy, prepare
-from lemnos.deployments.files import Files, Tail, last_lines, this_run
-from lemnos.deployments.targets import check_endpoint, client_keys
+from lemnos.deployments import status as looking
+from lemnos.deployments.endpoint import Endpoint, endpoint_of, key_of
+from lemnos.deployments.targets import check_endpoint
+from lemnos.deployments.waiting import Watch
 from lemnos.errors import LemnosError, UsageError
 from lemnos.models.progress import Progress, Silent
 from lemnos.records.store import Store, new_record_id
@@ -37,48 +40,26 @@ from lemnos.spec.document import load, validated
 from lemnos.spec.place import OpenPort
 from lemnos.spec.plan import Job, Plan
 from lemnos.spec.record import BenchSpec, Record
-from lemnos.spec.status import Status
-from lemnos.wire.client import AsyncClient, Client
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A deployment that is ready."""
-
-    name: str
-    url: str
-    """The base URL for SDKs, with ``/v1``."""
-    model: str
-    """The name to ask for."""
-    status: Status
-    already_up: bool
-    """It was running before; nothing was started or measured."""
-    measured: dict[str, float] = field(default_factory=dict)
-    """``ready_s``, ``pull_s``, ``start_s``, ``output_tokens_per_s``, ``ttft_ms``."""
-    record: str | None = None
-    """The id of the record of this start."""
-
-    def client(self, **options: Any) -> Client:
-        """A sync client of this endpoint."""
-        return Client(self.status.url, model=self.model, **self._key(), **options)
-
-    def async_client(self, **options: Any) -> AsyncClient:
-        """An async client of this endpoint."""
-        return AsyncClient(self.status.url, model=self.model, **self._key(), **options)
-
-    def _key(self) -> dict[str, Any]:
-        return {"api_key": _key_of(self.status)}
+from lemnos.spec.status import Phase, Status
+from lemnos.spec.unit import Rendered
+from lemnos.wire.client import Client
 
 
 def deployment_spec(
     model: str | Path | DeploymentSpec, **changes: Any
 ) -> DeploymentSpec:
-    """A spec from a model's name, source or path, or from a ``.yaml`` file.
+    """A spec from a model's name, source or path, from a ``.yaml`` file, or from a directory that
+    ``lemnos import`` wrote.
 
     ``changes`` that are not None win over a file: ``name``, ``served_name``, ``revision``,
     ``file``, ``context``, ``concurrency``, ``host``, ``port``, ``api_key_file``, ``on``,
-    ``ready_timeout_s``. Raises UsageError when something cannot be right.
+    ``via``, ``ready_timeout_s``, and ``settings``, a list of any keys: ``["slurm.partition=gpu"]``.
+    Raises UsageError when something cannot be right.
     """
+    if isinstance(model, str | Path) and Path(model).exists():
+        from lemnos.importing.writing import default_spec
+
+        model = default_spec(Path(model)) or model
     if isinstance(model, DeploymentSpec):
         base = model
     elif str(model).endswith((".yaml", ".yml")):
@@ -144,7 +125,12 @@ def write_cluster(path: str | Path, cluster: Cluster, *, force: bool = False) ->
 
 def jobs(plan: Plan) -> list[Job]:
     """The processes that ``up`` would start for ``plan``."""
-    return prepare.jobs_of(plan)
+    return [job for unit in prepare.units_of(plan) for job in unit.jobs]
+
+
+def rendered(plan: Plan) -> dict[str, Rendered]:
+    """The files that ``up`` would write for ``plan``, and the commands that it would run, by unit."""
+    return prepare.rendered(plan)
 
 
 def ports(plan: Plan) -> list[OpenPort]:
@@ -156,14 +142,16 @@ def up(
     model: str | Path | DeploymentSpec | None = None,
     *,
     progress: Progress | None = None,
-    watch: deploy.Watch | None = None,
+    watch: Watch | None = None,
+    wait: bool = True,
     **changes: Any,
 ) -> Endpoint:
     """Serve a model, and return when a real completion came through the endpoint.
 
     ``progress`` is told of downloads, ``watch`` of each change of status. Running already
-    with the same spec, it is returned as it is. A Record is written in any case; on
-    failure or interruption everything that was started is stopped.
+    with the same spec, it is returned as it is; with another spec, that becomes a new revision,
+    which takes over when it works. A Record is written in any case; on failure or interruption
+    everything that was started is stopped. Without ``wait`` it returns once all is on its way.
     """
     wanted = _spec_or_default(model, progress or Silent(), changes)
     run = _Run("up", wanted)
@@ -174,61 +162,18 @@ def up(
         made = prepare.make_plan(wanted, progress or Silent())
         run.plan = made
         run.measured["pull_s"] = run.elapsed()
-        status, already = deploy.bring_up(made, watch or (lambda _: None))
-        if already:
-            return _endpoint(status, already_up=True)
+        tell = watch or (lambda _: None)
+        status, already = deploy.bring_up(made, tell, wait=wait)
+        if already or status.phase != Phase.ready:
+            return endpoint_of(status, already_up=already)
         run.measured["ready_s"] = run.elapsed()
         run.measured["start_s"] = run.elapsed() - run.measured["pull_s"]
         run.measured |= _first_tokens(status)
         run.write("ok")
-        return _endpoint(status, measured=run.measured, record=run.id)
+        return endpoint_of(status, measured=run.measured, record=run.id)
     except (LemnosError, KeyboardInterrupt) as error:
         run.write_failure(error)
         raise
-
-
-def endpoint(name: str | None = None) -> Endpoint:
-    """A deployment that is up already (the only one, if not named)."""
-    now = deploy.status(deploy.resolve_name(name))[0]
-    return _endpoint(now, already_up=True)
-
-
-def status(name: str | None = None) -> list[Status]:
-    """What is deployed, or the deployment called ``name``."""
-    return deploy.status(name)
-
-
-def down(name: str | None = None, *, drain: bool = True) -> str:
-    """Stop a deployment (the only one, if not named) and give its name.
-
-    Open requests finish first, for up to 30 s, unless ``drain`` is false.
-    """
-    name = deploy.resolve_name(name)
-    deploy.take_down(name, drain=drain)
-    return name
-
-
-def restart(name: str | None = None, *, watch: deploy.Watch | None = None) -> Endpoint:
-    """Restart the engines of a deployment, and return when it is ready again."""
-    name = deploy.resolve_name(name)
-    return _endpoint(deploy.restart(name, watch or (lambda _: None)))
-
-
-def logs(
-    name: str | None = None,
-    *,
-    job: str = "engine-0",
-    lines: int = 100,
-    follow: bool = False,
-    poll_s: float = 0.2,
-) -> Iterator[str]:
-    """The last lines of a job's log, then, with ``follow``, each new line as it comes."""
-    path = deploy.log_path(name or deploy.resolve_name(None), job)
-    tail = Tail(path)
-    yield from last_lines(path, lines)
-    while follow:
-        yield from tail.lines()
-        time.sleep(poll_s)
 
 
 def bench(
@@ -244,7 +189,7 @@ def bench(
     if isinstance(target, BenchSpec):
         wanted = target
     else:
-        data = {"target": target or deploy.resolve_name(None), **settings}
+        data = {"target": target or looking.resolve_name(None), **settings}
         wanted = validated(BenchSpec, data)
     url, model, key = _bench_target(wanted, api_key)
     run = _Run("bench", wanted)
@@ -269,7 +214,7 @@ def get_record(id_: str) -> Record:
 
 
 def rerun(
-    id_: str, *, progress: Progress | None = None, watch: deploy.Watch | None = None
+    id_: str, *, progress: Progress | None = None, watch: Watch | None = None
 ) -> Endpoint | Record:
     """Do again what a record says was done: an ``up`` or a ``bench``."""
     again = get_record(id_).spec
@@ -296,8 +241,8 @@ class _Run:
     def write(self, outcome: str, error: dict[str, str] | None = None) -> Record:
         log: list[str] = []
         if error and self.plan:
-            path = Files.named(self.plan.name).log("engine-0")
-            log = this_run(last_lines(path, 200))[-50:]
+            failed = Store().failures(self.plan.name)
+            log = list(failed[-1].lines) if failed else []
         embedded = self.plan.embedded if self.plan else None
         memory = embedded.memory if embedded else None
         made = Record.model_validate(
@@ -350,6 +295,7 @@ def _absolute(directory: Path, name: str) -> str:
 
 
 def _changed(base: DeploymentSpec, changes: dict[str, Any]) -> DeploymentSpec:
+    settings = changes.pop("settings", None) or []
     data = base.model_dump()
     homes = {
         "model": ModelSpec.model_fields,
@@ -359,37 +305,39 @@ def _changed(base: DeploymentSpec, changes: dict[str, Any]) -> DeploymentSpec:
     for key, value in changes.items():
         home = next((name for name, fields in homes.items() if key in fields), None)
         (data[home] if home else data)[key] = value
+    for setting in settings:
+        _set(data, setting)
     return validated(DeploymentSpec, data)
 
 
-def _endpoint(status: Status, *, already_up: bool = False, **more: Any) -> Endpoint:
-    return Endpoint(
-        name=status.name,
-        url=status.base_url,
-        model=status.model,
-        status=status,
-        already_up=already_up,
-        **more,
-    )
+def _set(data: dict[str, Any], setting: str) -> None:
+    """``slurm.partition=gpu``: one key of a spec, its value as YAML has it."""
+    path, equals, text = setting.partition("=")
+    *above, last = path.strip().split(".")
+    if not equals or not last:
+        raise UsageError(
+            f"'{setting}' sets nothing", where="--set", fix="write KEY=VALUE"
+        )
+    for key in above:
+        data[key] = data.get(key) or {}
+        if not isinstance(data[key], dict):
+            raise UsageError(f"{key} has no keys below it", where=f"--set {path}")
+        data = data[key]
+    try:
+        data[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        data[last] = text
 
 
 def _first_tokens(status: Status) -> dict[str, float]:
     """What one short streamed answer through the endpoint measures."""
     one = BenchSpec(target=status.name, requests=1, input_tokens=16, output_tokens=48)
-    key = _key_of(status)
+    key = key_of(status)
     got, _ = asyncio.run(run_bench(one, status.url, status.model, key))
     return {
         "output_tokens_per_s": round(1000.0 / got["tpot_ms_p50"], 1),
         "ttft_ms": round(got["ttft_ms_p50"], 1),
     }
-
-
-def _key_of(status: Status) -> str | None:
-    endpoint = status.plan.spec.endpoint
-    if not endpoint.has_keys:
-        return None
-    keys = client_keys(endpoint)
-    return keys[0] if keys else Files.named(status.name).own_key.read_text()
 
 
 def _bench_target(
@@ -402,7 +350,7 @@ def _bench_target(
             return url, wanted.model, api_key
         with Client(url, api_key=api_key) as client:
             return url, client.models()[0], api_key
-    now = deploy.status(deploy.resolve_name(wanted.target))[0]
+    now = looking.status(looking.resolve_name(wanted.target))[0]
     if now.phase.over:
         raise UsageError(f"'{now.name}' is not running", fix=f"lemnos up {now.model}")
-    return now.url, wanted.model or now.model, api_key or _key_of(now)
+    return now.url, wanted.model or now.model, api_key or key_of(now)

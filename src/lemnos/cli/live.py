@@ -28,12 +28,22 @@ def ps(as_json: Json = False) -> None:
     if not found:
         err().print("nothing is deployed; `lemnos up` starts a model", markup=False)
         return
-    grid = table("name", "model", "state", "URL", "up for", "restarts", "last problem")
+    grid = table(
+        "name",
+        "model",
+        "state",
+        "replicas",
+        "URL",
+        "up for",
+        "restarts",
+        "last problem",
+    )
     for status in found:
         grid.add_row(
             status.name,
             status.model,
             _state(status),
+            f"{status.replicas_ready}/{status.replicas}",
             status.base_url,
             _since(status.ready_at),
             str(status.restarts),
@@ -51,13 +61,18 @@ def logs(
         int, typer.Option("--lines", "-n", help="How many at first.")
     ] = 100,
     job: Annotated[
-        str, typer.Option(help="engine-0, gateway-0 or supervisor.")
-    ] = "engine-0",
+        str | None, typer.Option(help="engine-0, engine-0.1, gateway-0 or supervisor.")
+    ] = None,
+    role: Annotated[
+        str | None, typer.Option(help="Jobs of one role: prefill, decode, frontend.")
+    ] = None,
+    node: Annotated[str | None, typer.Option(help="Jobs on one host.")] = None,
 ) -> None:
-    """Print a deployment's log (also after `down`)."""
+    """Print a deployment's log (also after `down`): the first replica's that serves."""
     import lemnos
 
-    for line in lemnos.logs(name, job=job, lines=lines, follow=follow):
+    found = lemnos.logs(name, job=job, role=role, node=node, lines=lines, follow=follow)
+    for line in found:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
@@ -92,6 +107,72 @@ def restart(name: options.Name = None, as_json: Json = False) -> None:
         print_json(_as_dict(endpoint.status))
         return
     out().print(f"{endpoint.name} is ready again at {endpoint.url}", markup=False)
+
+
+def history(name: options.Name = None, as_json: Json = False) -> None:
+    """Show a deployment's revisions: what each changed, and what failed (also after `down`)."""
+    import lemnos
+
+    found = lemnos.history(name)
+    if as_json:
+        print_json(found)
+        return
+    console = out()
+    for each in found:
+        copied = f", revision {each.copy_of} again" if each.copy_of else ""
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.created))
+        console.print(
+            f"[bold]{each.revision}[/]  {when}  {each.model} on {each.engine}, "
+            f"{each.on}{copied}: {each.state}",
+            highlight=False,
+        )
+        for change in each.changes:
+            console.print(f"     {change}", markup=False, style="dim")
+        for failure in each.failures:
+            at = time.strftime("%H:%M:%S", time.localtime(failure.at))
+            console.print(f"     {at} {failure.job} {failure.why}", markup=False)
+            for line in failure.lines:
+                console.print(f"       | {line}", markup=False, style="dim")
+
+
+def rollback(
+    name: options.Name = None,
+    to: Annotated[
+        int | None,
+        typer.Option(help="A revision; the last one that served before by default."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve an earlier revision again, replicas and routing together."""
+    import lemnos
+
+    with Stages() as stages:
+        endpoint = lemnos.rollback(name, to=to, watch=stages.show)
+    _tell_serving(endpoint.status, as_json)
+
+
+def scale(
+    replicas: Annotated[int, typer.Argument(help="How many.", min=1)],
+    name: options.Name = None,
+    as_json: Json = False,
+) -> None:
+    """Change the number of replicas, and wait until they are ready."""
+    import lemnos
+
+    with Stages() as stages:
+        endpoint = lemnos.scale(replicas, name, watch=stages.show)
+    _tell_serving(endpoint.status, as_json)
+
+
+def _tell_serving(status: Status, as_json: bool) -> None:
+    if as_json:
+        print_json(_as_dict(status))
+        return
+    out().print(
+        f"{status.name} serves revision {status.revision} with "
+        f"{status.replicas_ready} replica{'s' * (status.replicas_ready != 1)} at {status.base_url}",
+        markup=False,
+    )
 
 
 def chat(
@@ -174,10 +255,10 @@ def _since(ready_at: float | None) -> str:
 
 def _as_dict(status: Status) -> dict[str, Any]:
     """For programs: the status without its plan (that is in the record)."""
-    import lemnos.deployments.deploy as deploy
+    import lemnos.deployments.status as looking
 
     data = status.model_dump(exclude={"plan"})
     return data | {
         "base_url": status.base_url,
-        "engine_pids": deploy.engine_pids(status.name),
+        "engine_pids": looking.engine_pids(status.name),
     }

@@ -41,4 +41,21 @@ Revision = Annotated[str | None, typer.Option(help="The hub's branch, tag or com
 File = Annotated[
     str | None, typer.Option(help="Which file, where a repository has several GGUFs.")
 ]
-On = Annotated[str | None, typer.Option("--on", help="The launcher: local.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on", help="The launcher: local, systemd, slurm, pbs, or one of a plugin."
+    ),
+]
+Via = Annotated[
+    str | None,
+    typer.Option("--via", help="The login node with the scheduler, reached by SSH."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any key of the spec: slurm.partition=gpu, engine_args.seed=1.",
+    ),
+]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lemnos.cli import options
 from lemnos.cli.output import DownloadBars, Json, err, out, print_json, size, table
+from lemnos.errors import UsageError
 
 if TYPE_CHECKING:
-    from lemnos.api import Endpoint
+    from lemnos.deployments.endpoint import Endpoint
     from lemnos.spec.place import OpenPort
-    from lemnos.spec.plan import Embedded, Job, Plan
+    from lemnos.spec.plan import Embedded, Plan
     from lemnos.spec.status import Status
 
 
@@ -30,12 +32,22 @@ def up(
     revision: options.Revision = None,
     file: options.File = None,
     on: options.On = None,
+    via: options.Via = None,
+    set_: options.Set = None,
     ready_timeout: Annotated[
         float | None, typer.Option(help="Seconds that a start may take.")
     ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show the plan and commands; start nothing."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="With --dry-run: write the files of each unit below here."),
+    ] = None,
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", "-d", help="Return as soon as all is on its way."),
     ] = False,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay; Ctrl-C takes it down.")
@@ -54,18 +66,28 @@ def up(
         "revision": revision,
         "file": file,
         "on": on,
+        "via": via,
         "ready_timeout_s": ready_timeout,
+        "settings": set_ or None,
     }
     import lemnos
 
     if dry_run:
-        show_plan(lemnos.plan(model, **changes), as_json, commands=True)
+        made = lemnos.plan(model, **changes)
+        if output:
+            _write(made, output, as_json)
+        else:
+            show_plan(made, as_json, commands=True)
         return
+    if output:
+        raise UsageError("--output is for --dry-run")
     # A closed terminal or a `kill` ends a start as Ctrl-C does: nothing is left half-done.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     with DownloadBars() as bars, Stages(bars) as stages:
-        endpoint = lemnos.up(model, progress=bars, watch=stages.show, **changes)
+        endpoint = lemnos.up(
+            model, progress=bars, watch=stages.show, wait=not detach, **changes
+        )
     _show_endpoint(endpoint, as_json)
     if foreground:
         _stay(endpoint.name)
@@ -145,6 +167,11 @@ def _show_endpoint(endpoint: Endpoint, as_json: bool) -> None:
     console = out()
     if endpoint.already_up:
         console.print(f"[bold]{endpoint.name}[/] was up already")
+    elif not endpoint.measured:
+        doing = endpoint.status.stage or str(endpoint.status.phase)
+        console.print(f"[bold]{endpoint.name}[/] is on its way ({doing}): lemnos ps")
+        if endpoint.status.plan.spec.endpoint.cloud:
+            console.print("  the cloud answers until it is ready", style="dim")
     else:
         got = endpoint.measured
         console.print(
@@ -178,9 +205,34 @@ def show_plan(made: Plan, as_json: bool, *, commands: bool) -> None:
         _show_memory(made.embedded)
     for rejected in made.rejected:
         console.print(f"  not {rejected.option}: {rejected.reason}", markup=False)
-    _show_jobs(jobs)
     if commands:
+        _show_units(made)
         _show_ports(lemnos.ports(made))
+
+
+def _write(made: Plan, directory: Path, as_json: bool) -> None:
+    """The files of each unit, as starting would write them, and the commands, in ``run.txt``."""
+    import shlex
+
+    import lemnos
+
+    found = {}
+    for name, unit in lemnos.rendered(made).items():
+        home = directory / name
+        home.mkdir(parents=True, exist_ok=True)
+        commands = "".join(shlex.join(words) + "\n" for words in unit.commands)
+        for file, text in {**unit.files, "run.txt": commands}.items():
+            path = home / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            found[str(path)] = text
+        for note in unit.notes:
+            err().print(f"{name}: {note}", markup=False)
+    if as_json:
+        print_json(found)
+        return
+    for name in found:
+        out().print(name, markup=False)
 
 
 def _where(made: Plan) -> str:
@@ -203,16 +255,32 @@ def _show_memory(embedded: Embedded) -> None:
     out().print(grid)
 
 
-def _show_jobs(jobs: list[Job]) -> None:
-    from lemnos.launchers.script import script_of
+def _show_units(made: Plan) -> None:
+    """Each unit's files, and the commands that would start it."""
+    import shlex
+
+    import lemnos
 
     console = out()
-    for job in jobs:
-        where = f"{job.host}:{job.port}" if job.port else job.host
-        name = job.id.rpartition("/")[2]
-        part = f" ({job.part})" if job.part else ""
-        console.print(f"\n[bold]{name}[/]{part} on {where}")
-        console.print(script_of(job).removeprefix("#!/bin/sh\n").rstrip(), markup=False)
+    jobs = {job.id.rpartition("/")[2]: job for job in lemnos.jobs(made)}
+    for name, unit in lemnos.rendered(made).items():
+        for file, text in unit.files.items():
+            job = jobs.get(file.removesuffix(".sh"))
+            title = f"{name}: {file}"
+            if job:
+                title = file.removesuffix(".sh") + (
+                    f" ({job.part})" if job.part else ""
+                )
+                title += f" on {job.host}:{job.port}" if job.port else f" on {job.host}"
+            console.print(f"\n[bold]{title}[/]", highlight=False)
+            body = text.removeprefix("#!/bin/sh\n").rstrip()
+            console.print(body, markup=False, highlight=False, soft_wrap=True)
+        if unit.commands and made.spec.on != "local":
+            console.print(f"\n[bold]{name}[/] is started by", highlight=False)
+            for words in unit.commands:
+                console.print(f"  {shlex.join(words)}", markup=False, soft_wrap=True)
+        for note in unit.notes:
+            console.print(f"  note: {note}", markup=False)
 
 
 def _show_ports(ports: list[OpenPort]) -> None:

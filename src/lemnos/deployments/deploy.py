@@ -1,4 +1,4 @@
-"""Bring a deployment up, take it down, and say how it is: what the verbs do."""
+"""Bring a deployment up, change it, take it down: what the verbs do."""
 
 from __future__ import annotations
 
@@ -10,42 +10,142 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from lemnos import leases, paths
-from lemnos.deployments.files import Files, last_lines, this_run
-from lemnos.deployments.lifecycle import State
-from lemnos.errors import LemnosError, UsageError, near
+from lemnos.deployments.files import Files
+from lemnos.deployments.state import GATEWAY, State
+from lemnos.deployments.status import (
+    state_of,
+    status_of,
+    supervisor_alive,
+    supervisor_of,
+    unknown,
+)
+from lemnos.deployments.units import launcher_of
+from lemnos.deployments.waiting import Watch, wait_ready
+from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware.ports import free_port, port_holder
 from lemnos.launchers.processes import MARK, Processes
 from lemnos.records.store import Store
 from lemnos.spec.deployment import DEFAULT_PORT, EndpointSpec
 from lemnos.spec.plan import Plan
-from lemnos.spec.status import Phase, Status
-
-Watch = Callable[[Status], None]
+from lemnos.spec.status import Status
 
 DOWN_TIMEOUT_S = 60.0
 """After this, ``down`` stops waiting for the supervisor and kills what is left."""
 
 
-def bring_up(plan: Plan, watch: Watch) -> tuple[Status, bool]:
-    """Run ``plan`` and wait until it is ready; (its status, whether it was already up).
+def bring_up(plan: Plan, watch: Watch, *, wait: bool = True) -> tuple[Status, bool]:
+    """Run ``plan`` and wait until it serves; (its status, whether it was already up).
 
-    ``watch`` is called with each change while waiting. Interrupted or failed, everything
-    that was started is stopped again. Raises LemnosError with the engine's last words.
+    A deployment that runs otherwise gets a new revision, which takes over when it works. ``watch``
+    is called with each change while waiting. Interrupted or failed, everything that was started
+    is stopped again, and what served before serves on. Raises LemnosError with the engine's last words.
     """
     files = Files.of(plan.name)
     store = Store()
     with leases.lease(files.up_lease, what=f"lemnos up {plan.name}", wait_s=3600):
-        if running := _running(store, plan):
-            if not running.supervisor_alive:
-                _start_supervisor(store, plan.name, files)
-            return _wait_ready(store, plan.name, watch), True
-        _clear_the_way(store, plan.name)
-        return _start_new(store, plan, files, watch), False
+        row = store.deployment(plan.name)
+        if row is None or row["desired"] != "running" or status_of(row).phase.over:
+            _clear_the_way(store, plan.name)
+            return _start_new(store, plan, files, watch, wait), False
+        wanted = Plan.model_validate_json(row["plan"])
+        state = state_of(row)
+        if _same(wanted, plan):
+            _ensure_supervisor(store, row, files)
+            if not wait:
+                return status_of(row), True
+            return wait_ready(store, plan.name, watch, int(row["revision"])), True
+        if not (state and state.revision) or _moves(row, plan.spec.endpoint):
+            _clear_the_way(store, plan.name)
+            return _start_new(store, plan, files, watch, wait), False
+        revision = store.add_revision(plan, row["url"])
+        if plan.spec.replicas:
+            store.update(plan.name, replicas=None)
+        _ensure_supervisor(store, row, files)
+        return _wait_for_change(store, plan.name, watch, revision, wait), False
+
+
+def roll_back(name: str, to: int | None, watch: Watch, *, wait: bool = True) -> Status:
+    """Serve an earlier revision again: its replicas and its routing, under a new number.
+
+    Without ``to`` the trial of a newer one is ended, else the last one that served before is meant.
+    """
+    store, files = Store(), Files.of(name)
+    with leases.lease(files.up_lease, what=f"lemnos rollback {name}", wait_s=3600):
+        row = store.deployment(name)
+        if row is None:
+            raise unknown(name)
+        state = state_of(row) or State(jobs=())
+        _ensure_supervisor(store, row, files)
+        if to is None and state.revision and row["revision"] != state.revision:
+            store.want_revision(name, state.revision)
+            return wait_ready(store, name, watch, state.revision)
+        target = to if to is not None else _served_before(store, name, state.revision)
+        plan, _ = store.revision_plan(name, target)
+        if _moves(row, plan.spec.endpoint):
+            raise UsageError(
+                f"revision {target} had another address",
+                where=f"endpoint of '{name}'",
+                fix=f"lemnos down {name}, then lemnos up with its spec",
+            )
+        revision = store.add_revision(plan, row["url"], copy_of=target)
+        return _wait_for_change(store, name, watch, revision, wait)
+
+
+def scale(name: str, replicas: int, watch: Watch, *, wait: bool = True) -> Status:
+    """Serve with so many replicas, and return when they are ready (and the others gone)."""
+    store = Store()
+    row = store.deployment(name)
+    if row is None:
+        raise unknown(name)
+    if Plan.model_validate_json(row["plan"]).spec.scale:
+        raise UsageError(
+            f"the queue decides how many replicas '{name}' has",
+            where="scale",
+            fix="change scale.min and scale.max in its spec, or leave scale out",
+        )
+    store.update(name, replicas=replicas)
+    _ensure_supervisor(store, row, Files.of(name))
+    if not wait:
+        return status_of(row)
+
+    def done(state: State) -> bool:
+        staying = [j for j in state.jobs if j.name != GATEWAY and not j.succeeds]
+        return len(state.published or ()) == len(staying) == replicas
+
+    return wait_ready(store, name, watch, int(row["revision"]), done)
+
+
+def restart(name: str, watch: Watch) -> Status:
+    """Restart the engines of ``name`` and wait until it is ready again."""
+    store = Store()
+    row = store.deployment(name)
+    if row is None:
+        raise unknown(name)
+    _ensure_supervisor(store, row, Files.of(name))
+    store.ask_restart(name)
+    wanted = int(row["restarts_wanted"]) + 1
+    return wait_ready(
+        store,
+        name,
+        watch,
+        int(row["revision"]),
+        lambda state: state.restarts_done >= wanted,
+    )
+
+
+def take_down(name: str, *, drain: bool = True) -> None:
+    """Stop ``name`` and remove all of it but its logs, revisions and records.
+
+    With ``drain`` open requests finish first (for up to 30 s).
+    """
+    store = Store()
+    if store.deployment(name) is None:
+        raise unknown(name)
+    _take_down(store, name, drain=drain)
 
 
 def check_port(endpoint: EndpointSpec) -> None:
@@ -61,114 +161,6 @@ def check_port(endpoint: EndpointSpec) -> None:
         raise _taken(endpoint.host, port, holder)
 
 
-def _start_new(store: Store, plan: Plan, files: Files, watch: Watch) -> Status:
-    """Start a revision; stop all of it if it does not become ready.
-
-    A port that nobody asked for may be taken by somebody else between the choice and the
-    gateway's start: then another one is chosen.
-    """
-    while True:
-        url = ""
-        try:
-            with _choosing_a_port(store, plan.spec.endpoint) as url:
-                files.make_key()
-                store.add_revision(plan, url)
-            _start_supervisor(store, plan.name, files)
-            return _wait_ready(store, plan.name, watch)
-        except BaseException as error:
-            _take_down(store, plan.name, drain=False)
-            if not (isinstance(error, LemnosError) and _lost_port(plan, url)):
-                raise
-
-
-def _lost_port(plan: Plan, url: str) -> bool:
-    """Whether somebody else listens where the gateway was to, though any port would do."""
-    if not url or plan.spec.endpoint.port is not None:
-        return False
-    port = int(url.rpartition(":")[2])
-    return port_holder(plan.spec.endpoint.host, port) is not None
-
-
-def status(name: str | None = None) -> list[Status]:
-    """The deployments, or the one named; by name."""
-    rows = Store().deployments()
-    if name is not None:
-        rows = [row for row in rows if row["name"] == name]
-        if not rows:
-            raise _unknown(name)
-    return [status_of(row) for row in rows]
-
-
-def take_down(name: str, *, drain: bool = True) -> None:
-    """Stop ``name`` and remove all of it but its logs, revisions and records.
-
-    With ``drain`` open requests finish first (for up to 30 s).
-    """
-    store = Store()
-    if store.deployment(name) is None:
-        raise _unknown(name)
-    _take_down(store, name, drain=drain)
-
-
-def restart(name: str, watch: Watch) -> Status:
-    """Restart the engines of ``name`` and wait until it is ready again."""
-    store = Store()
-    row = store.deployment(name)
-    if row is None:
-        raise _unknown(name)
-    if not status_of(row).supervisor_alive:
-        _start_supervisor(store, name, Files.of(name))
-    store.ask_restart(name)
-    wanted = int(row["restarts_wanted"]) + 1
-    return _wait_ready(store, name, watch, restarts=wanted)
-
-
-def resolve_name(name: str | None) -> str:
-    """``name``, or the only deployment there is."""
-    names = [row["name"] for row in Store().deployments()]
-    if name in names:
-        return str(name)
-    if name is not None:
-        raise _unknown(name)
-    if not names:
-        raise LemnosError("nothing is deployed", fix="`lemnos up` starts a model")
-    if len(names) > 1:
-        raise UsageError(f"{len(names)} deployments: say which", fix=", ".join(names))
-    return str(names[0])
-
-
-def status_of(row: dict[str, Any]) -> Status:
-    """A store's row as a status; asks the machine whether its processes live."""
-    plan = Plan.model_validate_json(row["plan"])
-    state = State.model_validate_json(row["state"]) if row["state"] else None
-    supervisor = json.loads(row["supervisor"]) if row["supervisor"] else None
-    alive = supervisor is not None and _alive(supervisor)
-    return Status(
-        name=row["name"],
-        revision=row["revision"],
-        phase=Phase(row["phase"]),
-        url=row["url"],
-        model=plan.served_name,
-        engine=f"{plan.engine} {plan.engine_version}",
-        plan=plan,
-        created=row["created"],
-        ready_at=state.ready_at if state else None,
-        restarts=state.restarts if state else 0,
-        why=state.why if state else "",
-        stage=row["stage"],
-        supervisor_pid=supervisor["pid"] if supervisor else None,
-        supervisor_alive=alive,
-    )
-
-
-def engine_pids(name: str) -> list[int]:
-    """The first process of each engine of ``name`` that runs on this machine."""
-    jobs = Processes(name).status()
-    return [
-        s.pids[0] for job, s in sorted(jobs.items()) if job != "gateway-0" and s.pids
-    ]
-
-
 def identity(pid: int) -> dict[str, Any]:
     """What tells this process from any other, now and later."""
     return {
@@ -178,19 +170,82 @@ def identity(pid: int) -> dict[str, Any]:
     }
 
 
-def _alive(supervisor: dict[str, Any]) -> bool:
-    if supervisor["host"] != socket.gethostname():
-        return True  # cannot be seen from here; its lease says so when it is gone
-    return bool(leases.process_started(supervisor["pid"]) == supervisor["started"])
+def _start_new(
+    store: Store, plan: Plan, files: Files, watch: Watch, wait: bool
+) -> Status:
+    """Start the first revision of a deployment; stop all of it if it does not become ready.
+
+    A port that nobody asked for may be taken by somebody else between the choice and the
+    gateway's start: then another one is chosen.
+    """
+    while True:
+        url = ""
+        try:
+            with _choosing_a_port(store, plan.spec.endpoint) as url:
+                files.make_key()
+                revision = store.add_revision(plan, url)
+            _start_supervisor(store, plan.name, files)
+            if not wait:
+                return _detached(store, plan.name)
+            return wait_ready(store, plan.name, watch, revision)
+        except BaseException as error:
+            _take_down(store, plan.name, drain=False)
+            if not (isinstance(error, LemnosError) and _lost_port(plan, url)):
+                raise
 
 
-def _running(store: Store, plan: Plan) -> Status | None:
-    """The deployment that already runs this very plan, if there is one."""
-    row = store.deployment(plan.name)
-    if row is None or row["desired"] != "running":
-        return None
-    now = status_of(row)
-    return now if _same(now.plan, plan) and not now.phase.over else None
+def _detached(store: Store, name: str) -> Status:
+    row = store.deployment(name)
+    assert row is not None
+    return status_of(row)
+
+
+def _wait_for_change(
+    store: Store, name: str, watch: Watch, revision: int, wait: bool
+) -> Status:
+    """Wait until ``revision`` serves; interrupted, what served before is wanted again."""
+    if not wait:
+        return _detached(store, name)
+    try:
+        return wait_ready(store, name, watch, revision)
+    except KeyboardInterrupt:
+        row = store.deployment(name)
+        state = state_of(row) if row else None
+        if row and state and state.revision and row["revision"] == revision:
+            store.refuse_revision(name, revision, state.revision, "interrupted")
+        raise
+
+
+def _served_before(store: Store, name: str, serving: int) -> int:
+    """The last revision that served before ``serving`` did, and is not a copy that it came from."""
+    rows = {row["revision"]: row for row in store.revisions(name)}
+    same = rows.get(serving, {}).get("plan")
+    served = [
+        number
+        for number, row in rows.items()
+        if number < serving and row["served_at"] and row["plan"] != same
+    ]
+    if not served:
+        raise UsageError(
+            f"no revision of '{name}' served before this one",
+            fix=f"lemnos history {name} shows what there is; --to takes any of them",
+        )
+    return int(max(served))
+
+
+def _moves(row: dict[str, Any], endpoint: EndpointSpec) -> bool:
+    """Whether the endpoint would listen elsewhere: then the gateway cannot serve on."""
+    port = int(row["url"].rpartition(":")[2])
+    before = Plan.model_validate_json(row["plan"]).spec.endpoint
+    return before.host != endpoint.host or endpoint.port not in (None, port)
+
+
+def _lost_port(plan: Plan, url: str) -> bool:
+    """Whether somebody else listens where the gateway was to, though any port would do."""
+    if not url or plan.spec.endpoint.port is not None:
+        return False
+    port = int(url.rpartition(":")[2])
+    return port_holder(plan.spec.endpoint.host, port) is not None
 
 
 def _same(one: Plan, other: Plan) -> bool:
@@ -206,7 +261,7 @@ def _same(one: Plan, other: Plan) -> bool:
 
 
 def _clear_the_way(store: Store, name: str) -> None:
-    """Stop an earlier revision, and whatever a crash left behind."""
+    """Stop what runs under the name, and whatever a crash left behind."""
     if store.deployment(name):
         _take_down(store, name, drain=True)
     Processes(name).sweep()
@@ -241,6 +296,11 @@ def _taken(host: str, port: int, holder: str) -> LemnosError:
     )
 
 
+def _ensure_supervisor(store: Store, row: dict[str, Any], files: Files) -> None:
+    if not supervisor_alive(row):
+        _start_supervisor(store, row["name"], files)
+
+
 def _start_supervisor(store: Store, name: str, files: Files) -> None:
     """Start it, and note at once who it is: it can be found and stopped from its first moment."""
     env = {key: value for key, value in os.environ.items() if key != MARK}
@@ -261,99 +321,48 @@ def _start_supervisor(store: Store, name: str, files: Files) -> None:
     store.update(name, supervisor=json.dumps(identity(int(done.stdout))))
 
 
-def _wait_ready(store: Store, name: str, watch: Watch, restarts: int = 0) -> Status:
-    """Wait for the supervisor to say ready (after ``restarts`` restarts) or failed."""
-    before = None
-    while True:
-        row = store.deployment(name)
-        if row is None:
-            raise LemnosError(f"'{name}' was taken down by somebody else")
-        now = status_of(row)
-        if now != before:
-            watch(now)
-            before = now
-        if now.phase == Phase.failed:
-            raise _failure(now)
-        if now.phase in (Phase.draining, Phase.stopped):
-            raise LemnosError(f"'{name}' was stopped by somebody else")
-        if now.phase == Phase.ready and _restarts_done(row) >= restarts:
-            return now
-        if not now.supervisor_alive:
-            log = Files.of(name).log("supervisor")
-            raise LemnosError(
-                "the supervisor is gone",
-                where=str(log),
-                fix="\n".join(last_lines(log, 5)),
-            )
-        time.sleep(0.05)
-
-
-def _restarts_done(row: dict[str, Any]) -> int:
-    return State.model_validate_json(row["state"]).restarts_done if row["state"] else 0
-
-
-def _failure(now: Status) -> LemnosError:
-    job = now.why.partition(" ")[0]
-    log = Files.of(now.name).log(
-        job if job.startswith(("engine-", "gateway-")) else "engine-0"
-    )
-    said = [line for line in this_run(last_lines(log, 200)) if line.strip()]
-    errors = [line for line in said if line.startswith("error:")]
-    words = "\n     ".join(errors[-1:] or said[-5:])
-    return LemnosError(
-        f"{now.name} did not start: {now.why}" + (f"\n     {words}" if words else ""),
-        where=str(log),
-        fix=f"the whole log: lemnos logs {now.name}",
-    )
-
-
 def _take_down(store: Store, name: str, *, drain: bool) -> None:
     """Ask the supervisor to stop; kill what is left; remove the files and the row."""
     store.update(name, desired="stopped")
     row = store.deployment(name)
-    supervisor = json.loads(row["supervisor"]) if row and row["supervisor"] else None
     deadline = time.monotonic() + (DOWN_TIMEOUT_S if drain else 5.0)
-    while supervisor and _alive(supervisor) and time.monotonic() < deadline:
+    while supervisor_alive(row) and time.monotonic() < deadline:
         if not drain:
             Processes(name).sweep()
         time.sleep(0.05)
-    if supervisor and _alive(supervisor):
-        _kill_supervisor(name, supervisor)
-    Processes(name).sweep()
+    if supervisor_alive(row):
+        _kill_supervisor(row)
+    _sweep(store, row, name)
     store.forget(name)
     files = Files.of(name)
     files.supervisor_lease.unlink(missing_ok=True)
     files.clear()
 
 
-def _kill_supervisor(name: str, supervisor: dict[str, Any]) -> None:
+def _sweep(store: Store, row: dict[str, Any] | None, name: str) -> None:
+    """Nothing is left in any room that a revision of the deployment ran in."""
+    Processes(name).sweep()
+    state = state_of(row) if row else None
+    revisions = {job.revision for job in state.jobs if job.revision} if state else set()
+    if row:
+        revisions.add(int(row["revision"]))
+    rooms = set()
+    for revision in sorted(revisions):
+        plan, _ = store.revision_plan(name, revision)
+        if (plan.spec.on, plan.spec.via) not in rooms:
+            rooms.add((plan.spec.on, plan.spec.via))
+            launcher_of(plan).sweep()
+
+
+def _kill_supervisor(row: dict[str, Any] | None) -> None:
+    supervisor = supervisor_of(row)
+    if row is None or supervisor is None:
+        return
     if supervisor["host"] != socket.gethostname():
         raise LemnosError(
-            f"the supervisor of '{name}' did not stop in time",
+            f"the supervisor of '{row['name']}' did not stop in time",
             where=supervisor["host"],
-            fix=f"run 'lemnos down {name}' there",
+            fix=f"run 'lemnos down {row['name']}' there",
         )
     with contextlib.suppress(ProcessLookupError):
         os.kill(supervisor["pid"], signal.SIGKILL)
-
-
-def _unknown(name: str) -> LemnosError:
-    names = [row["name"] for row in Store().deployments()]
-    return UsageError(
-        f"no deployment '{name}'",
-        fix=near(name, names)
-        or (f"there are: {', '.join(names)}" if names else "`lemnos up` starts one"),
-    )
-
-
-def log_path(name: str, job: str) -> Path:
-    """The log of ``engine-0``, ``gateway-0`` or ``supervisor``; kept after ``down``."""
-    files = Files.named(Path(name).name)
-    known = sorted(path.stem for path in files.directory.glob("*.log"))
-    if not known:
-        raise _unknown(name)
-    if job not in known:
-        raise UsageError(
-            f"'{name}' has no log of '{job}'", fix=f"there are: {', '.join(known)}"
-        )
-    return files.log(job)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from lemnos import paths
-from lemnos.engines.base import JobFiles
 from lemnos.wire.redact import redact
+
+_ERROR = re.compile(
+    r"\b(error|Error|ERROR|Exception|CRITICAL|FATAL|fatal|Traceback|OOM|out of memory|"
+    r"Killed|killed|Segmentation fault|Aborted)\b|Error:"
+)
 
 
 @dataclass(frozen=True)
@@ -52,14 +59,6 @@ class Files:
         """``engine-0``, ``gateway-0`` or ``supervisor``."""
         return self.directory / f"{job}.log"
 
-    def of_engine(self, index: int) -> JobFiles:
-        """What replica ``index`` of the engine is given; caches are shared by all deployments."""
-        return JobFiles(
-            log=str(self.log(f"engine-{index}")),
-            key_file=str(self.engine_key),
-            cache=str(paths.cache_dir() / "engines"),
-        )
-
     def make_key(self) -> None:
         """New keys: between the gateway and the engines, and lemnos's own for the endpoint;
         readable by their owner alone."""
@@ -70,7 +69,11 @@ class Files:
     def clear(self) -> None:
         """Remove all but the logs (``lemnos logs`` reads them after ``down``)."""
         for path in self.directory.iterdir():
-            if path.suffix != ".log" and path != self.up_lease:
+            if path.suffix == ".log" or path == self.up_lease:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
                 path.unlink(missing_ok=True)
 
 
@@ -89,6 +92,8 @@ class Tail:
         """The new whole lines; none while the file does not exist."""
         try:
             with self._path.open("rb") as handle:
+                if self._path.stat().st_size < self._position:  # it was rotated
+                    self._position = 0
                 handle.seek(self._position)
                 data = handle.read()
         except FileNotFoundError:
@@ -96,6 +101,34 @@ class Tail:
         whole = data[: data.rfind(b"\n") + 1]
         self._position += len(whole)
         return redact(whole.decode(errors="replace")).splitlines()
+
+
+def rotate(path: Path, limit: int) -> bool:
+    """Move a log's text to ``<name>.old.log`` once it is longer than ``limit`` bytes; whether it was.
+
+    Copied and truncated, since its writer, which appends, keeps the file open: lines written
+    in between are lost, as with logrotate's copytruncate.
+    """
+    try:
+        if path.stat().st_size <= limit:
+            return False
+        old = path.with_name(f"{path.stem}.old.log")
+        shutil.copyfile(path, old)
+        os.chmod(old, 0o600)
+        os.truncate(path, 0)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def telling(lines: list[str], most: int = 20) -> list[str]:
+    """Of a failed start's lines, those that matter: from its last error on, else the last ones."""
+    said = [line for line in this_run(lines) if line.strip()]
+    errors = [at for at, line in enumerate(said) if _ERROR.search(line)]
+    if not errors:
+        return said[-5:]
+    first = next((at for at in errors if at >= errors[-1] - most), errors[-1])
+    return said[first : first + most]
 
 
 def last_lines(path: Path, count: int) -> list[str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 from lemnos import paths
-from lemnos.deployments.deploy import status_of
 from lemnos.deployments.files import Files, Tail, last_lines, this_run
+from lemnos.deployments.status import status_of
 from lemnos.errors import LemnosError, UsageError
 from lemnos.gateway import compile as compiling
 from lemnos.gateway import revisions, smg

@@ -7,10 +7,17 @@ from pathlib import Path
 
 from lemnos.deployments.files import Files
 from lemnos.deployments.prepare_gpu import GPU_ENGINES, places_of, plan_on_gpus
-from lemnos.deployments.supervisor import gateway_job
+from lemnos.deployments.units import (
+    gateway_launcher,
+    gateway_unit,
+    launcher_of,
+    unit_of,
+)
 from lemnos.engines.base import Engine, engine_named
 from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware.host import probe_host
+from lemnos.launchers.base import Launcher
+from lemnos.launchers.shape import replicas_of
 from lemnos.models.catalogue import catalogue, entry_of_source
 from lemnos.models.facts import model_facts
 from lemnos.models.progress import Progress
@@ -19,19 +26,19 @@ from lemnos.models.store import home_of
 from lemnos.planning.llamacpp import memory_of, plan_llamacpp
 from lemnos.spec.deployment import DEFAULT_PORT, DeploymentSpec, name_from
 from lemnos.spec.facts import Host, LocalModel, ModelFacts
-from lemnos.spec.place import OpenPort, Place
-from lemnos.spec.plan import Job, Plan
+from lemnos.spec.place import OpenPort
+from lemnos.spec.plan import Plan
+from lemnos.spec.unit import Rendered, Unit
 
 
 def make_plan(spec: DeploymentSpec, progress: Progress) -> Plan:
-    """Pull the model if it is not here, and plan ``spec`` on this machine."""
+    """Pull the model if it is not here, and plan ``spec``.
+
+    With ``via`` paths are the other machine's, where engines fetch what is not there.
+    """
     engine_named(spec.engine or "llamacpp")  # before anything is downloaded
     if spec.engine in GPU_ENGINES:
-        plan_on_gpus(spec)  # what is wrong with it is said first
-        raise LemnosError(
-            f"this lemnos renders {spec.engine}, but does not start it yet",
-            fix="'lemnos up --dry-run' shows the commands to start it with yourself",
-        )
+        return plan_on_gpus(spec, pull_with=None if spec.via else progress)
     host = probe_host()
     model = pull(spec.model, progress)
     return plan_for(spec, model, model_facts(model), host)
@@ -92,34 +99,54 @@ def plan_for(
     if refusal := engine.refusal(host):
         raise refusal
     name = spec.name or name_from(spec.model.served_name or model.name)
-    return plan_llamacpp(name, spec, model, facts, host, engine.version())
+    plan = plan_llamacpp(name, spec, model, facts, host, engine.version())
+    if not spec.venv:
+        return plan
+    python = f"{spec.venv.rstrip('/')}/bin/python"
+    return plan.model_copy(update={"program": (python,)})
 
 
-def jobs_of(plan: Plan) -> list[Job]:
-    """The jobs that ``plan`` will start, for ``--dry-run``: the same code as the real run.
+def units_of(plan: Plan) -> list[Unit]:
+    """The units that ``plan`` will start, for ``--dry-run``: the same code as the real run.
 
-    Ports of engines are chosen when they start; they show as 0 here.
+    Ports of engines that are chosen when they start show as 0 here.
     """
     files = Files.named(plan.name)
-    engine = engine_named(plan.engine)
     port = plan.spec.endpoint.port or DEFAULT_PORT
-    places = places_of(plan) if plan.proposal else [Place(port=0)]
-    engines = [
-        job
-        for index, place in enumerate(places)
-        for job in engine.jobs(plan, index, place, files.of_engine(index))
-    ]
-    return [
-        gateway_job(plan, f"http://{plan.spec.endpoint.host}:{port}", files),
-        *engines,
-    ]
+    url = f"http://{plan.spec.endpoint.host}:{port}"
+    launcher = launcher_of(plan)
+    planned = places_of(plan) if plan.proposal and plan.spec.on == "local" else None
+    units = [gateway_unit(plan, url, files)]
+    for index in range(plan.spec.replicas or replicas_of(plan)):
+        name = f"engine-{index}"
+        if planned and index < len(planned):
+            place = planned[index]
+        else:
+            place = launcher.place(plan, name, dry=True)
+        units.append(unit_of(plan, name, 1, place, launcher.files(name)))
+    return units
+
+
+def rendered(plan: Plan) -> dict[str, Rendered]:
+    """What starting each unit of ``plan`` would write and run, by the unit's name."""
+    units = units_of(plan)
+    launcher = launcher_of(plan)
+    return {
+        unit.name: launcher_for_unit(plan, unit, launcher).render(unit)
+        for unit in units
+    }
+
+
+def launcher_for_unit(plan: Plan, unit: Unit, launcher: Launcher) -> Launcher:
+    """The gateway's own launcher for the gateway, else the plan's."""
+    return gateway_launcher(plan) if unit.role == "gateway" else launcher
 
 
 def ports_of(plan: Plan) -> list[OpenPort]:
     """The ports that ``plan``'s engines would open; 0 is chosen when they start."""
     engine = engine_named(plan.engine)
-    places = places_of(plan) if plan.proposal else [Place(port=0)]
-    return [port for place in places for port in engine.ports(plan, place)]
+    units = units_of(plan)[1:]
+    return [port for unit in units for port in engine.ports(plan, unit.place)]
 
 
 def _engine_for(spec: DeploymentSpec, model: LocalModel) -> Engine:

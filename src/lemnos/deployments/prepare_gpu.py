@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 import shlex
+import shutil
 from pathlib import Path
 
 from lemnos import paths
 from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware.catalogue import gpu_kind
 from lemnos.models.describe import describe
-from lemnos.models.overlay import describe_overlays, directory_name, planned_changes
-from lemnos.models.pull import at_hand, resolve
-from lemnos.spec.deployment import DeploymentSpec, ModelSpec, name_from
+from lemnos.models.overlay import (
+    describe_overlays,
+    directory_name,
+    make_overlay,
+    planned_changes,
+)
+from lemnos.models.progress import Progress
+from lemnos.models.pull import at_hand, pull, resolve
+from lemnos.spec.deployment import DeploymentSpec, name_from
 from lemnos.spec.facts import LocalModel
 from lemnos.spec.place import INNER_PORTS, Place
 from lemnos.spec.plan import Plan
@@ -26,10 +33,12 @@ FIRST_PORT, FIRST_INNER_PORT = 8100, 29500
 """What ``--dry-run`` shows; a start takes ports that are free."""
 
 
-def plan_on_gpus(spec: DeploymentSpec) -> Plan:
-    """The plan of ``spec``, whose layout was chosen before. Downloads nothing.
+def plan_on_gpus(spec: DeploymentSpec, pull_with: Progress | None = None) -> Plan:
+    """The plan of ``spec``, whose layout was chosen before.
 
-    Raises UsageError where it has none, LemnosError where a path is no model.
+    With ``pull_with`` the model is fetched, what is to be changed in a copy of its files is changed,
+    and the engine must be there: ready to start. Else nothing is downloaded or made. Raises
+    UsageError where the spec has no layout, LemnosError where a path is no model.
     """
     from lemnos.engines.quirks import quirks_for  # a table that only GPU engines need
 
@@ -41,19 +50,31 @@ def plan_on_gpus(spec: DeploymentSpec) -> Plan:
             "--save plan.yaml, then lemnos up plan.yaml",
         )
     engine = spec.engine or proposal.engine
-    model = _model(spec.model)
     version = spec.engine_version or proposal.engine_version
-    described = describe(spec.model.source, trust_headers=True)[0]
+    program = _program(spec, engine, version)
+    if pull_with:
+        _check_program(spec, engine, version, program)
+        pull(spec.model, pull_with)
+    model = _model(spec)
+    source = proposal.source if _is_elsewhere(spec) else spec.model.source
+    described = describe(source, trust_headers=True)[0]
     backend = engine if engine != "dynamo" else f"dynamo.{proposal.engine}"
     quirks = quirks_for(backend, version, model.name, described.architecture)
-    model, overlaid = _overlaid(model, quirks)
+    overlaid: tuple[str, ...] = ()
+    if pull_with:
+        made = make_overlay(
+            Path(model.path), quirks.overlays, paths.cache_dir() / "overlays"
+        )
+        model = model.model_copy(update={"path": str(made)})
+    else:
+        model, overlaid = _overlaid(model, quirks)
     return Plan(
         name=spec.name or name_from(spec.model.served_name or model.name),
         spec=spec,
         model=model,
         engine=engine,
         engine_version=version,
-        program=_program(engine, version),
+        program=program,
         layout=proposal.layout,
         proposal=proposal,
         quirks=quirks,
@@ -89,12 +110,42 @@ def _known_issues(quirks: Quirks) -> tuple[str, ...]:
     )
 
 
-def _program(engine: str, version: str) -> tuple[str, ...]:
-    """The Python of the environment that ``lemnos engines install`` made; () where there is none."""
+def _program(spec: DeploymentSpec, engine: str, version: str) -> tuple[str, ...]:
+    """The Python of the spec's environment, or of the one that ``lemnos engines install`` made; () where
+    there is none."""
     from lemnos.engines.environments.places import installed
 
+    if spec.container:
+        return ()
+    if spec.venv:
+        return (f"{spec.venv.rstrip('/')}/bin/python",)
     environment = installed(engine, version)
     return (environment.program,) if environment else ()
+
+
+def _check_program(
+    spec: DeploymentSpec, engine: str, version: str, program: tuple[str, ...]
+) -> None:
+    """Raise LemnosError where the engine is not here to be started. Modules may bring it to a job's PATH."""
+    if spec.container or spec.modules or spec.via:
+        return
+    names = {"vllm": "vllm", "sglang": "python3", "dynamo": "python3"}
+    found = Path(program[0]).exists() if program else bool(shutil.which(names[engine]))
+    if not found:
+        raise LemnosError(
+            f"{engine} {version} is not here",
+            where=program[0] if program else "",
+            fix=f"lemnos engines install {engine}=={version}",
+        )
+
+
+def _is_elsewhere(spec: DeploymentSpec) -> bool:
+    """Whether the model is a path of the machines beyond the login node."""
+    return (
+        bool(spec.via)
+        and spec.model.source.startswith("/")
+        and not Path(spec.model.source).exists()
+    )
 
 
 def places_of(plan: Plan) -> list[Place]:
@@ -135,8 +186,17 @@ def _place(proposal: Proposal, number: int, hosts: int, per_host: int) -> Place:
     )
 
 
-def _model(spec: ModelSpec) -> LocalModel:
+def _model(deployment: DeploymentSpec) -> LocalModel:
     """The model that is here, else its name on the hub, which the engine would fetch."""
+    spec = deployment.model
+    if _is_elsewhere(deployment):
+        return LocalModel(
+            name=Path(spec.source).name,
+            source=f"file://{spec.source}",
+            format="safetensors",
+            path=spec.source,
+            bytes=0,
+        )
     source = resolve(spec)
     here = at_hand(spec, source)
     if here and here.format == "safetensors":

@@ -1,43 +1,62 @@
 """The supervisor: observes, asks ``lifecycle.tick``, does the effects, saves the state.
 
 One process a deployment. It holds nothing that cannot be found again: killed and started
-anew, it finds its jobs by their mark and goes on from the state in the store.
+anew, it finds its units by their mark and goes on from the state in the store.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from lemnos import leases
 from lemnos.deployments import lifecycle, probes, targets
-from lemnos.deployments.files import Files, Tail
-from lemnos.engines.base import engine_named
+from lemnos.deployments.files import Files, rotate, telling
+from lemnos.deployments.fleet import Fleet
+from lemnos.deployments.stages import Stages
+from lemnos.deployments.state import (
+    GATEWAY,
+    Effect,
+    Failure,
+    Finish,
+    JobSeen,
+    Note,
+    Observed,
+    Probe,
+    ProbeEndpoint,
+    Publish,
+    Refuse,
+    Rules,
+    Signal,
+    Start,
+    State,
+)
 from lemnos.errors import LemnosError
-from lemnos.gateway.ledger import default_path, sqlite_url
-from lemnos.hardware.ports import free_port
-from lemnos.launchers.processes import Processes, ProcessStatus
+from lemnos.launchers.shape import replicas_of
 from lemnos.records.store import Store
-from lemnos.spec.place import Place
-from lemnos.spec.plan import Command, Job, Plan
+from lemnos.spec.deployment import DeploymentSpec
+from lemnos.spec.rooms import SchedulerSpec
 from lemnos.spec.status import Phase
 
 TICK_S = 0.5
 """Between ticks when nothing is going on; a finished probe or a signal ends the wait."""
 BUSY_TICK_S = 0.05
 """Between ticks while something starts or stops."""
+TROUBLE_S = 2.0
+"""Before the next try, when a tick could not be done (a full disk, a locked database)."""
+CHORES_S = 10.0
+"""Between looks at logs' sizes and key files."""
+QUEUE_S = 300.0
+"""Between questions to a scheduler how long its queue is."""
+LOG_LIMIT = 64 * 1024**2
 
 
 def supervise(name: str) -> None:
     """Supervise ``name`` until it is stopped or has failed. One supervisor at a time."""
     files = Files.of(name)
-    with leases.lease(files.supervisor_lease, what=f"supervisor of {name}"):
+    with leases.lease(files.supervisor_lease, what=f"supervisor of {name}", wait_s=5):
         Supervisor(name, Store(), files).run()
 
 
@@ -51,148 +70,224 @@ class Supervisor:
         self._name = name
         self._store = store
         self._files = files
-        self._plan = Plan.model_validate_json(row["plan"])
-        self._created = int(row["created"])
         self._url = str(row["url"])
-        self._ports: dict[str, int] = json.loads(row["ports"])
-        self._engine = engine_named(self._plan.engine)
-        self._launcher = Processes(name)
-        self._keys_file = _keys_file_of(self._plan)
-        self._keys_seen = _stamp(self._keys_file)
-        self._tails: dict[str, Tail] = {}
-        self._probes = Probes()
-        self._state = (
-            lifecycle.resume(lifecycle.State.model_validate_json(row["state"]))
-            if row["state"]
-            else lifecycle.begin(self._plan.layout.replicas, time.time())
-        )
+        self._fleet = Fleet(name, store, files, self._url)
+        self._probes = probes.Probes()
+        self._stages = Stages()
+        self._keys_seen: object = None
+        self._chores_at = 0.0
+        self._queue_s, self._queue_asked_at = 0.0, 0.0
+        self._open: dict[str, int] | None = None
+        self._waiting: float | None = None
+        saved = State.model_validate_json(row["state"]) if row["state"] else None
+        if saved and (saved.revision or saved.trial):
+            self._state = lifecycle.resume(saved)
+        else:  # nothing yet, or an earlier version's: what runs is found by its name
+            count = self._replicas(row, int(row["revision"]))
+            self._state = lifecycle.begin(int(row["revision"]), count, time.time())
 
     def run(self) -> None:
         """Tick until it is over."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._asked_to_stop)
-        while not self._tick():
-            busy = self._state.phase in (Phase.launching, Phase.draining, Phase.failed)
-            self._probes.wait(BUSY_TICK_S if busy else TICK_S)
+        trouble = ""
+        while True:
+            try:
+                if self._tick():
+                    return
+                trouble = ""
+            except LemnosError as error:
+                if str(error) != trouble:
+                    sys.stderr.write(f"error: {error}\n")
+                trouble = str(error)
+                self._probes.wait(TROUBLE_S)
+            self._probes.wait(BUSY_TICK_S if self._busy() else TICK_S)
 
     def _asked_to_stop(self, *_: object) -> None:
         self._store.update(self._name, desired="stopped")
         self._probes.wake()
 
+    def _busy(self) -> bool:
+        """Whether something starts or stops now, so that a person may be waiting."""
+        moving = ("starting", "draining", "stopping")
+        return any(job.status in moving for job in self._state.jobs)
+
     def _tick(self) -> bool:
         """One step; True when nothing is left to supervise."""
         row = self._store.deployment(self._name)
         if row is None:
-            self._launcher.sweep()
+            self._fleet.sweep()
             return True
-        spec = self._plan.spec
-        seen = self._observe(row, self._launcher.status())
-        state, effects = lifecycle.tick(
-            self._state, seen, spec.restart, spec.ready_timeout_s
-        )
+        if not self._readable(row):
+            row = self._store.deployment(self._name) or row
+        self._fleet.look(self._state)
+        seen = self._observe(row)
+        spec = self._fleet.plan(seen.revision).spec
+        state, effects = lifecycle.tick(self._state, seen, self._rules(spec))
         over = False
         for effect in effects:
             self._do(effect)
-            over = over or isinstance(effect, lifecycle.Finish)
+            over = over or isinstance(effect, Finish)
         self._save(row, state)
-        self._follow_keys()
+        self._ask_for_numbers(spec)
+        self._chores()
         return over
 
-    def _observe(
-        self, row: dict[str, Any], statuses: dict[str, ProcessStatus]
-    ) -> lifecycle.Observed:
+    def _readable(self, row: dict[str, Any]) -> bool:
+        """Whether the wanted revision's plan can be read: a newer lemnos than this supervisor's may have
+        written it. Then what serves is wanted again."""
+        revision, serving = int(row["revision"]), self._state.revision
+        try:
+            self._fleet.plan(revision)
+        except LemnosError as error:
+            if not serving or revision == serving:
+                raise
+            why = f"{error.what} (its supervisor was started by another version: lemnos down, then up)"
+            self._store.refuse_revision(self._name, revision, serving, why)
+            return False
+        return True
+
+    def _observe(self, row: dict[str, Any]) -> Observed:
         jobs = {}
-        for job in self._state.jobs:
-            status = statuses.get(job.name, ProcessStatus(alive=False))
-            ok, error = self._probes.take(job.name)
-            jobs[job.name] = lifecycle.JobSeen(
-                alive=status.alive, ended=status.ended, probe=ok, probe_error=error
-            )
+        for name, unit in self._fleet.seen.items():
+            ok, error = self._probes.take(name)
+            jobs[name] = JobSeen(unit=unit, probe=ok, probe_error=error)
         ok, error = self._probes.take("endpoint")
-        return lifecycle.Observed(
+        revision = int(row["revision"])
+        known = {revision, self._state.revision, self._state.trial} - {0}
+        return Observed(
             now=time.time(),
             wanted=row["desired"],
+            revision=revision,
+            replicas={each: self._replicas(row, each) for each in known},
+            rollout=self._fleet.rollout(revision, self._state),
             restarts_wanted=row["restarts_wanted"],
             jobs=jobs,
+            open=self._open,
+            waiting=self._waiting,
             endpoint=ok,
             endpoint_error=error,
         )
 
-    def _do(self, effect: lifecycle.Effect) -> None:
-        match effect:
-            case lifecycle.Start(job=job):
-                self._start(job)
-            case lifecycle.Signal(job=job, kill=kill):
-                self._launcher.signal(job, kill=kill)
-            case lifecycle.Probe(job=job, completion=completion):
-                self._probe(job, completion)
-            case lifecycle.ProbeEndpoint():
-                has_keys = self._plan.spec.endpoint.has_keys
-                key = self._files.own_key.read_text() if has_keys else None
-                model = self._plan.served_name
-                self._probes.start(
-                    "endpoint", lambda: probes.completion(self._url, model, key)
-                )
-            case lifecycle.Publish(engines=engines):
-                self._publish(engines)
-            case lifecycle.Note(text=text):
-                self._store.add_event(self._name, text)
-            case lifecycle.Finish():
-                self._launcher.sweep()
+    def _replicas(self, row: dict[str, Any], revision: int) -> int:
+        plan = self._fleet.plan(revision)
+        return int(row["replicas"] or plan.spec.replicas or replicas_of(plan))
 
-    def _start(self, name: str) -> None:
-        log = self._files.log(name)
-        self._tails[name] = Tail(log)
-        if name == lifecycle.GATEWAY:
-            if not self._files.targets.exists():
-                self._publish(())
-            self._launcher.submit(gateway_job(self._plan, self._url, self._files))
-            return
-        self._ports[name] = free_port("127.0.0.1")
-        self._store.update(self._name, ports=json.dumps(self._ports))
-        index = int(name.rpartition("-")[2])
-        place, files = Place(port=self._ports[name]), self._files.of_engine(index)
-        for job in self._engine.jobs(self._plan, index, place, files):
-            self._launcher.submit(job)
+    def _rules(self, spec: DeploymentSpec) -> Rules:
+        room = _scheduler(spec)
+        lead_s = None
+        if room and room.chain:
+            lead_s = room.handover_s or self._lead_s(room)
+        return Rules(
+            restart=spec.restart,
+            ready_timeout_s=spec.ready_timeout_s,
+            drain_s=room.drain_s if room else 30.0,
+            lead_s=lead_s,
+            scale=spec.scale,
+        )
+
+    def _lead_s(self, room: SchedulerSpec) -> float:
+        """What a successor needs: the queue, its start twice over, and the drain of who leaves."""
+        predicted = self._fleet.start_s(self._state)
+        start_s = max(self._state.start_s, predicted)
+        return self._queue_s + 2 * start_s + room.drain_s
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Start(job=job, revision=revision, after=after):
+                self._stages.began(job, self._files.log(job))
+                if job == GATEWAY and not self._files.targets.exists():
+                    self._publish((), self._state.revision or self._state.trial)
+                self._fleet.start(job, revision, after)
+            case Signal(job=job, kill=kill):
+                self._fleet.cancel(job, kill=kill)
+            case Probe(job=job, completion=completion):
+                self._probe(job, completion)
+            case ProbeEndpoint():
+                self._probe_endpoint()
+            case Publish(engines=engines, revision=revision):
+                self._publish(engines, revision)
+            case Failure(job=job, revision=revision, why=why):
+                lines = telling(self._fleet.said(job))
+                self._store.add_failure(self._name, revision, job, why, lines)
+            case Refuse(revision=revision, why=why):
+                back = self._state.revision
+                self._store.refuse_revision(self._name, revision, back, why)
+            case Note(text=text):
+                self._store.add_event(self._name, text)
+            case Finish():
+                self._fleet.sweep()
 
     def _probe(self, name: str, completion: bool) -> None:
-        if name == lifecycle.GATEWAY:
+        unit = self._fleet.seen.get(name)
+        if name == GATEWAY:
             self._probes.start(name, lambda: probes.health(self._url))
             return
-        url = f"http://127.0.0.1:{self._ports[name]}"
+        if unit is None or not unit.url:
+            return  # it runs, and has not said where yet
+        url = unit.url
         if not completion:
             self._probes.start(name, lambda: probes.health(url))
             return
         key = self._files.engine_key.read_text()
-        model = self._plan.served_name
+        model = self._fleet.plan_of(name, self._state).served_name
         self._probes.start(name, lambda: probes.completion(url, model, key))
 
-    def _publish(self, engines: tuple[str, ...]) -> None:
+    def _probe_endpoint(self) -> None:
+        state = self._state
+        plan = self._fleet.plan(state.published_revision or state.trial)
+        key = self._files.own_key.read_text() if plan.spec.endpoint.has_keys else None
+        expected = state.published or ()
+        self._probes.start(
+            "endpoint",
+            lambda: probes.completion(self._url, plan.served_name, key, expected),
+        )
+
+    def _publish(self, engines: tuple[str, ...], revision: int) -> None:
+        plan = self._fleet.plan(revision)
+        urls = {n: self._fleet.seen[n].url for n in engines if n in self._fleet.seen}
         table = targets.table_for(
-            self._plan,
-            {name: self._ports[name] for name in engines},
+            plan,
+            {name: url for name, url in urls.items() if url},
             revision=targets.revision_at(self._files.targets) + 1,
             key_file=str(self._files.engine_key),
-            keys=targets.keys_for(
-                self._plan.spec.endpoint, self._files.own_key.read_text()
-            ),
-            created=self._created,
+            keys=targets.keys_for(plan.spec.endpoint, self._files.own_key.read_text()),
+            created=self._fleet.created(revision),
         )
         targets.write_table(self._files.targets, table)
+        self._fleet.published = urls
 
-    def _follow_keys(self) -> None:
-        """Keys that were added or removed hold from now on."""
-        seen = _stamp(self._keys_file)
-        if seen == self._keys_seen or not self._files.targets.exists():
-            return
-        self._keys_seen = seen
-        try:
-            self._publish(self._state.published or ())
-        except LemnosError as error:  # somebody edits it: the keys of before hold
-            self._store.add_event(self._name, f"keys: {error}")
+    def _ask_for_numbers(self, spec: DeploymentSpec) -> None:
+        """Open requests while somebody drains; waiting ones where they decide how many replicas there are."""
+        if any(job.status == "draining" for job in self._state.jobs):
+            key = self._files.own_key.read_text() if spec.endpoint.has_keys else None
+            self._probes.start("open", lambda: self._count_open(key))
+        else:
+            self._open = None
+        if spec.scale:
+            names = {GATEWAY}
+            urls = [
+                u.url for n, u in self._fleet.seen.items() if u.url and n not in names
+            ]
+            metric = self._fleet.waiting_metric(self._state)
+            self._probes.start("waiting", lambda: self._count_waiting(urls, metric))
+        else:
+            self._waiting = None
 
-    def _save(self, row: dict[str, Any], state: lifecycle.State) -> None:
-        stage = self._stage(row["stage"]) if state.phase == Phase.launching else ""
+    def _count_open(self, key: str | None) -> str:
+        self._open, error = probes.open_requests(self._url, key)
+        return error
+
+    def _count_waiting(self, urls: list[str], metric: str | None) -> str:
+        time.sleep(1.0)  # in a thread of its own: once a second is enough
+        key = self._files.engine_key.read_text()
+        self._waiting = probes.waiting_requests(urls, metric, key)
+        return ""
+
+    def _save(self, row: dict[str, Any], state: State) -> None:
+        stage = self._stages.text(state, self._fleet)
+        if state.revision != self._state.revision:
+            self._store.revision_serves(self._name, state.revision)
         if state == self._state and stage == row["stage"]:
             return
         self._state = state
@@ -203,83 +298,53 @@ class Supervisor:
             stage=stage,
         )
 
-    def _stage(self, stage: str) -> str:
-        """What the first engine says in its log that it is doing."""
-        tail = self._tails.get("engine-0")
-        for line in tail.lines() if tail else []:
-            stage = self._engine.stage(line) or stage
-        return stage
+    def _chores(self) -> None:
+        """Keys that were added or removed hold from now on; logs do not grow for ever."""
+        if not 0 <= time.time() - self._chores_at < CHORES_S:
+            self._chores_at = time.time()
+            for path in self._files.directory.glob("*.log"):
+                if not path.name.endswith(".old.log"):
+                    rotate(path, LOG_LIMIT)
+            self._ask_the_queue()
+        self._follow_keys()
 
-
-def _keys_file_of(plan: Plan) -> Path | None:
-    """The file of clients' keys that is followed while the deployment runs."""
-    name = plan.spec.endpoint.keys_file
-    return Path(name) if name else None
-
-
-def _stamp(path: Path | None) -> tuple[int, int]:
-    try:
-        stat = path.stat() if path else None
-    except OSError:
-        return (0, 0)
-    return (stat.st_ino, stat.st_mtime_ns) if stat else (0, 0)
-
-
-class Probes:
-    """Probes that run beside the ticks, one of a name at a time."""
-
-    def __init__(self) -> None:
-        self._running: set[str] = set()
-        self._answers: dict[str, tuple[bool, str]] = {}
-        self._woken = threading.Event()
-
-    def start(self, name: str, probe: Callable[[], str]) -> None:
-        """Run ``probe`` (returns "" or what is wrong), unless one of this name still runs."""
-        if name in self._running:
+    def _ask_the_queue(self) -> None:
+        """How long a successor would have to wait, as the scheduler sees it now."""
+        revision = self._state.revision
+        if not revision or self._state.phase not in (Phase.ready, Phase.degraded):
             return
-        self._running.add(name)
-        # A daemon thread: one that hangs must not keep a finished supervisor alive.
-        threading.Thread(target=self._run, args=(name, probe), daemon=True).start()
-
-    def _run(self, name: str, probe: Callable[[], str]) -> None:
+        if not _scheduler(self._fleet.plan(revision).spec):
+            return
+        if 0 <= time.time() - self._queue_asked_at < QUEUE_S:
+            return
+        self._queue_asked_at = time.time()
         try:
-            error = probe()
-        except Exception as failure:  # whatever it was, the probe did not succeed
-            error = f"{type(failure).__name__}: {failure}"
-        self._answers[name] = (not error, error)
-        self._running.discard(name)
-        self._woken.set()
+            starts_at = self._fleet.room(revision, self._state).starts_at
+        except LemnosError as error:
+            self._store.add_event(self._name, f"the queue could not be asked: {error}")
+            return
+        if starts_at is not None:
+            self._queue_s = max(0.0, starts_at - time.time())
 
-    def take(self, name: str) -> tuple[bool | None, str]:
-        """The answer since the last take; (None, "") if there is none."""
-        return self._answers.pop(name, (None, ""))
+    def _follow_keys(self) -> None:
+        plan = self._fleet.plan(self._state.revision or self._state.trial or 1)
+        seen = targets.stamp_of(plan.spec.endpoint)
+        if self._keys_seen is None:
+            self._keys_seen = seen
+        if seen == self._keys_seen or not self._files.targets.exists():
+            return
+        self._keys_seen = seen
+        try:
+            revision = self._state.published_revision
+            self._publish(self._state.published or (), revision)
+        except LemnosError as error:  # somebody edits it: the keys of before hold
+            self._store.add_event(self._name, f"keys: {error}")
 
-    def wake(self) -> None:
-        """End a wait."""
-        self._woken.set()
 
-    def wait(self, seconds: float) -> None:
-        """Wait, but not longer than until a probe has answered."""
-        self._woken.wait(seconds)
-        self._woken.clear()
+def _scheduler(spec: DeploymentSpec) -> SchedulerSpec | None:
+    """The settings of the scheduler that runs the deployment, if one does."""
+    rooms: dict[str, SchedulerSpec] = {"slurm": spec.slurm, "pbs": spec.pbs}
+    return rooms.get(spec.on)
 
 
-def gateway_job(plan: Plan, url: str, files: Files) -> Job:
-    """Pure: the gateway's job, listening where ``url`` says."""
-    host = plan.spec.endpoint.host
-    port = int(url.rpartition(":")[2])
-    argv = (
-        *(sys.executable, "-m", "lemnos.gateway"),
-        *("--targets", str(files.targets)),
-        *("--host", host),
-        *("--port", str(port)),
-        *("--ledger", sqlite_url(default_path())),
-    )
-    return Job(
-        deployment=plan.name,
-        role="gateway",
-        command=Command(argv=argv),
-        host=host,
-        port=port,
-        log=str(files.log(lifecycle.GATEWAY)),
-    )
+__all__ = ["Supervisor", "supervise"]

@@ -22,19 +22,19 @@ OWN_KEY = "lemnos-itself"
 
 def table_for(
     plan: Plan,
-    engines: Mapping[str, int],
+    engines: Mapping[str, str],
     *,
     revision: int,
     key_file: str,
     keys: tuple[ClientKey, ...],
     created: int,
 ) -> TargetTable:
-    """Pure: the table in which ``engines`` (job name -> loopback port) serve the plan's model,
+    """Pure: the table in which ``engines`` (name -> base URL) serve the plan's model,
     and behind them the clouds of its endpoint. Raises UsageError for an unknown provider."""
     endpoint = plan.spec.endpoint
     targets = tuple(
-        Target(name=name, base_url=f"http://127.0.0.1:{port}", key_file=key_file)
-        for name, port in engines.items()
+        Target(name=name, base_url=url, key_file=key_file)
+        for name, url in engines.items()
     )
     route = Route(
         model=plan.served_name,
@@ -87,6 +87,15 @@ def keys_for(endpoint: EndpointSpec, own: str) -> tuple[ClientKey, ...]:
 def write_table(path: Path, table: TargetTable) -> None:
     """Replace the table at ``path`` as a whole."""
     paths.replace_file(path, table.model_dump_json(indent=1).encode(), mode=0o600)
+
+
+def stamp_of(endpoint: EndpointSpec) -> tuple[int, int]:
+    """What changes when the file of clients' keys that is followed does; (0, 0): there is none."""
+    try:
+        stat = Path(endpoint.keys_file).stat() if endpoint.keys_file else None
+    except OSError:
+        return (0, 0)
+    return (stat.st_ino, stat.st_mtime_ns) if stat else (0, 0)
 
 
 def revision_at(path: Path) -> int:

@@ -61,13 +61,18 @@ class LlamaCpp:
     def jobs(
         self, plan: Plan, index: int, place: Place, files: JobFiles
     ) -> tuple[Job, ...]:
-        """One child process that serves the GGUF on loopback."""
+        """One child process that serves the GGUF where the gateway reaches it."""
         assert plan.embedded is not None
         settings = plan.embedded.settings
         argv = (
-            *(sys.executable, "-m", "lemnos.engines.llamacpp_server"),
+            *(
+                *(plan.program or (sys.executable,)),
+                "-m",
+                "lemnos.engines.llamacpp_server",
+            ),
             *("--model", plan.model.path),
             *("--alias", plan.served_name),
+            *("--host", place.hosts[0]),
             *("--port", str(place.port)),
             *("--context", str(settings.context)),
             *("--slots", str(settings.slots)),
@@ -81,15 +86,18 @@ class LlamaCpp:
             deployment=plan.name,
             role="engine",
             index=index,
-            command=Command(argv=argv, env=env),
+            command=Command(argv=argv, env=env | plan.spec.engine_env),
+            host=place.hosts[0],
             port=place.port,
             log=files.log,
         )
         return (job,)
 
     def ports(self, plan: Plan, place: Place) -> tuple[OpenPort, ...]:
-        """Its API's, on loopback."""
-        return (OpenPort(host="127.0.0.1", port=place.port, purpose="API", keyed=True),)
+        """Its API's."""
+        return (
+            OpenPort(host=place.hosts[0], port=place.port, purpose="API", keyed=True),
+        )
 
     def facts(self, lines: Iterable[str]) -> EngineFacts:
         """What its log says of memory and time."""

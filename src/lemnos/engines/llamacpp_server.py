@@ -41,7 +41,7 @@ def _serve(options: argparse.Namespace) -> object:
     params = xllamacpp.CommonParams()
     params.model.path = options.model
     params.model_alias = {options.alias}
-    params.hostnames = ["127.0.0.1"]
+    params.hostnames = [options.host]
     params.port = options.port
     params.api_keys = [Path(options.key_file).read_text().strip()]
     params.n_parallel = options.slots
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lemnos.engines.llamacpp_server")
     parser.add_argument("--model", required=True, help="a GGUF file")
     parser.add_argument("--alias", required=True, help="the name clients ask for")
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--context", type=int, required=True, help="tokens a slot")
     parser.add_argument("--slots", type=int, required=True)

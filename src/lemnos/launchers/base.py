@@ -24,6 +24,8 @@ class Launcher(Protocol):
     """The word after ``--on``."""
     restarts: bool
     """What it starts is brought back by its owner (systemd): only after that gives up, by lemnos."""
+    queues: bool
+    """What there is no room for now waits in its queue, instead of failing."""
 
     def place(self, plan: Plan, name: str, *, dry: bool = False) -> Place:
         """Where the unit ``name`` of ``plan`` would run, as far as that is known before it starts.

@@ -21,7 +21,7 @@ import psutil
 
 from lemnos import paths
 from lemnos.errors import LemnosError
-from lemnos.launchers.script import hand_over, script_of
+from lemnos.launchers.script import hand_over
 from lemnos.spec.base import Value
 from lemnos.spec.plan import Job
 
@@ -48,22 +48,22 @@ class Processes:
         for name, processes in self._find().items():
             self._adopted[name] = processes[0]
 
-    def render(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """A shell script a job, as it would be run."""
-        return {f"{_name(job)}.sh": script_of(job) for job in jobs}
+    def submit(self, job: Job, script: Sequence[str] = ()) -> None:
+        """Start ``job`` in a new session, its output appended to its log file.
 
-    def submit(self, job: Job) -> None:
-        """Start ``job`` in a new session, its output appended to its log file."""
+        ``script``: what runs it, where its environment and keys are in a script already.
+        """
         name = _name(job)
-        keys = hand_over(job.command.secrets)
-        env = os.environ | job.command.env | keys | {MARK: self.mark(name)}
+        env = os.environ | {MARK: self.mark(name)}
+        if not script:
+            env |= job.command.env | hand_over(job.command.secrets)
         log = Path(job.log)
         try:
             with log.open("ab") as output:
                 output.write(_opening_line(job).encode())
                 output.flush()
                 child = subprocess.Popen(
-                    job.command.argv,
+                    script or job.command.argv,
                     env=env,
                     cwd=log.parent,
                     stdin=subprocess.DEVNULL,

@@ -8,6 +8,7 @@ transaction, so a process that is killed leaves the database whole.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,9 +21,9 @@ from lemnos import paths
 from lemnos.errors import LemnosError, UsageError, near
 from lemnos.spec.plan import Plan
 from lemnos.spec.record import Record
-from lemnos.spec.status import Event, Phase
+from lemnos.spec.status import Event, FailureSeen, Phase
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _tables = sa.MetaData()
 
@@ -44,7 +45,7 @@ _deployments = sa.Table(
     sa.Column("phase", sa.String, nullable=False),
     sa.Column("stage", sa.String, nullable=False, default=""),
     sa.Column("state", sa.Text, nullable=False, default=""),
-    sa.Column("ports", sa.Text, nullable=False, default="{}"),
+    sa.Column("replicas", sa.Integer),  # what people asked for; NULL: as planned
     sa.Column("supervisor", sa.Text, nullable=False, default=""),
 )
 _revisions = sa.Table(
@@ -54,6 +55,20 @@ _revisions = sa.Table(
     sa.Column("revision", sa.Integer, primary_key=True),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("plan", sa.Text, nullable=False),
+    sa.Column("served_at", sa.Float),  # NULL: it has not served
+    sa.Column("failed", sa.Text, nullable=False, server_default=""),  # why
+    sa.Column("copy_of", sa.Integer),  # the revision that it brought back
+)
+_failures = sa.Table(
+    "failures",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.String, nullable=False, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("job", sa.String, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("lines", sa.Text, nullable=False),  # JSON
 )
 _events = sa.Table(
     "events",
@@ -80,6 +95,8 @@ class Store:
             version = connection.scalar(sa.select(_meta.c.schema_version))
             if version is None:
                 connection.execute(_meta.insert().values(schema_version=SCHEMA_VERSION))
+            elif version == 1:
+                _from_version_1(connection)
         if version and version > SCHEMA_VERSION:
             raise LemnosError(
                 f"was written by a newer lemnos (schema {version}; this one knows {SCHEMA_VERSION})",
@@ -140,13 +157,15 @@ class Store:
 
     # Deployments
 
-    def add_revision(self, plan: Plan, url: str) -> int:
-        """A new revision of ``plan.name``, wanted running; gives its number."""
+    def add_revision(self, plan: Plan, url: str, copy_of: int | None = None) -> int:
+        """A new revision of ``plan.name``, wanted running; gives its number.
+
+        The deployment that there is already goes on with it; else there is one from now on.
+        """
         with self._transaction() as connection:
+            own = _revisions.c.name == plan.name
             last = connection.scalar(
-                sa.select(sa.func.max(_revisions.c.revision)).where(
-                    _revisions.c.name == plan.name
-                )
+                sa.select(sa.func.max(_revisions.c.revision)).where(own)
             )
             revision = (last or 0) + 1
             connection.execute(
@@ -155,21 +174,96 @@ class Store:
                     revision=revision,
                     created=time.time(),
                     plan=plan.model_dump_json(),
+                    copy_of=copy_of,
                 )
             )
-            connection.execute(
-                _deployments.delete().where(_deployments.c.name == plan.name)
-            )
-            connection.execute(
-                _deployments.insert().values(
-                    name=plan.name,
-                    revision=revision,
-                    url=url,
-                    desired="running",
-                    phase=Phase.launching,
-                )
-            )
+            values = {"revision": revision, "url": url, "desired": "running"}
+            there = _deployments.c.name == plan.name
+            done = connection.execute(_deployments.update().where(there).values(values))
+            if not done.rowcount:
+                values |= {"name": plan.name, "phase": Phase.launching}
+                connection.execute(_deployments.insert().values(values))
         return int(revision)
+
+    def want_revision(self, name: str, revision: int) -> None:
+        """Want a revision that there is already."""
+        self.update(name, revision=revision, desired="running")
+
+    def refuse_revision(self, name: str, revision: int, back: int, why: str) -> None:
+        """Note that a revision failed, and want ``back`` again, unless another is wanted already."""
+        with self._transaction() as connection:
+            connection.execute(
+                _revisions.update()
+                .where(_revisions.c.name == name, _revisions.c.revision == revision)
+                .values(failed=why)
+            )
+            connection.execute(
+                _deployments.update()
+                .where(_deployments.c.name == name, _deployments.c.revision == revision)
+                .values(revision=back)
+            )
+
+    def revision_failed(self, name: str, revision: int) -> str:
+        """Why a revision failed; empty: it has not."""
+        rows = self.revisions(name)
+        return next((str(r["failed"]) for r in rows if r["revision"] == revision), "")
+
+    def revision_serves(self, name: str, revision: int) -> None:
+        """Note that a revision serves from now on."""
+        with self._transaction() as connection:
+            connection.execute(
+                _revisions.update()
+                .where(_revisions.c.name == name, _revisions.c.revision == revision)
+                .values(served_at=time.time(), failed="")
+            )
+
+    def revision_plan(self, name: str, revision: int) -> tuple[Plan, float]:
+        """A revision's plan and when it was made. Raises UsageError where there is none."""
+        for row in self.revisions(name):
+            if row["revision"] == revision:
+                return _plan(row["plan"]), float(row["created"])
+        raise UsageError(
+            f"'{name}' has no revision {revision}", fix=f"lemnos history {name}"
+        )
+
+    def revisions(self, name: str) -> list[dict[str, Any]]:
+        """Every revision of ``name``, oldest first: its columns."""
+        query = sa.select(_revisions).where(_revisions.c.name == name)
+        with self._transaction() as connection:
+            rows = connection.execute(query.order_by(_revisions.c.revision)).mappings()
+            return [dict(row) for row in rows]
+
+    def add_failure(
+        self, name: str, revision: int, job: str, why: str, lines: list[str]
+    ) -> None:
+        """Keep that ``job`` failed, with what its log said."""
+        with self._transaction() as connection:
+            connection.execute(
+                _failures.insert().values(
+                    name=name,
+                    revision=revision,
+                    job=job,
+                    at=time.time(),
+                    why=why,
+                    lines=json.dumps(lines),
+                )
+            )
+
+    def failures(self, name: str) -> list[FailureSeen]:
+        """What failed of ``name``, oldest first."""
+        query = sa.select(_failures).where(_failures.c.name == name)
+        with self._transaction() as connection:
+            rows = connection.execute(query.order_by(_failures.c.id)).mappings()
+            return [
+                FailureSeen(
+                    revision=row["revision"],
+                    job=row["job"],
+                    at=row["at"],
+                    why=row["why"],
+                    lines=tuple(json.loads(row["lines"])),
+                )
+                for row in rows
+            ]
 
     def deployments(self) -> list[dict[str, Any]]:
         """Every deployment's row with its revision's ``plan`` and ``created``, by name."""
@@ -229,6 +323,30 @@ class Store:
         )
         with self._transaction() as connection:
             return [Event(at=at, text=text) for at, text in connection.execute(query)]
+
+
+def _from_version_1(connection: sa.Connection) -> None:
+    """Columns that came later. What ran under version 1 is adopted as it is."""
+    for table, column in (
+        ("deployments", "replicas INTEGER"),
+        ("revisions", "served_at FLOAT"),
+        ("revisions", "failed TEXT NOT NULL DEFAULT ''"),
+        ("revisions", "copy_of INTEGER"),
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column}")
+    connection.execute(_meta.update().values(schema_version=SCHEMA_VERSION))
+
+
+def _plan(text: str) -> Plan:
+    from pydantic import ValidationError
+
+    try:
+        return Plan.model_validate_json(text)
+    except ValidationError as error:
+        raise LemnosError(
+            f"a revision's plan cannot be read: {error.errors()[0]['msg']}",
+            fix="it was written by another version of lemnos: `lemnos up` with the spec makes a new one",
+        ) from None
 
 
 def new_record_id(now: float) -> str:

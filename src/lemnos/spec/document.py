@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,7 +66,8 @@ def validated(kind: type[T], data: dict[str, Any]) -> T:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses a key that is given twice, and says where
+    """YAML's safe loader, which has ``true`` and ``false`` alone for booleans, as YAML 1.2 (``on`` is
+    one of our keys, ``no`` a country); which also refuses a key that is given twice, and says where
     (as YAMLError, like all its errors) when a scalar is no value: ``2026-13-45``."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -90,6 +92,16 @@ class _Loader(yaml.SafeLoader):
                 problem=f"{ascii(node.value)[:40]} cannot be read as {kind}",
                 problem_mark=node.start_mark,
             ) from None
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [each for each in found if each[0] != _BOOL]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    _BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
+)
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:

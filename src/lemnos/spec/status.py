@@ -39,6 +39,9 @@ class Status(Value):
 
     name: str
     revision: int
+    """The one that serves; before any does, the first."""
+    wanted: int = 0
+    """The one that people want: it is being started where it is another."""
     phase: Phase
     url: str
     model: str
@@ -50,6 +53,9 @@ class Status(Value):
     """When it first became ready."""
     restarts: int = 0
     """How often a replica or the gateway was brought back."""
+    replicas: int = 0
+    replicas_ready: int = 0
+    """That the gateway routes to."""
     why: str = ""
     """The last thing that went wrong, in words."""
     stage: str = ""
@@ -70,3 +76,33 @@ class Event(Value):
     at: float
     """Epoch seconds."""
     text: str
+
+
+class FailureSeen(Value):
+    """Something that failed, with what its log said of it."""
+
+    revision: int
+    """0: the gateway, which is no revision's own."""
+    job: str
+    at: float
+    """Epoch seconds."""
+    why: str
+    lines: tuple[str, ...] = ()
+
+
+class RevisionSeen(Value):
+    """One revision of a deployment, for ``lemnos history``."""
+
+    revision: int
+    created: float
+    """Epoch seconds."""
+    model: str
+    engine: str
+    on: str
+    state: str
+    """``serves``, ``is starting``, ``served``, ``failed: ...``, ``never served``."""
+    copy_of: int | None = None
+    """The revision that it brought back."""
+    changes: tuple[str, ...] = ()
+    """What its spec has otherwise than the one before: ``workload.context: 512 -> 1024``."""
+    failures: tuple[FailureSeen, ...] = ()

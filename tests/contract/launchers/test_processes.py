@@ -161,7 +161,7 @@ def test_render_quotes_every_value_for_the_shell(tmp_path: Path) -> None:
     made = made.model_copy(
         update={"command": made.command.model_copy(update={"argv": argv})}
     )
-    script = Processes("box").render([made])["engine-0.sh"]
+    script = script_of(made)
     ran = subprocess.run(
         ["sh", "-c", script], capture_output=True, text=True, check=True
     )

@@ -65,11 +65,45 @@ def test_each_up_is_a_revision_and_one_deployment() -> None:
     assert row and (row["phase"], row["restarts_wanted"]) == ("ready", 1)
     assert store.add_revision(samples.plan("a"), "http://127.0.0.1:2") == 2
     row = store.deployment("a")
-    assert row and (row["phase"], row["restarts_wanted"]) == ("launching", 0)
+    assert row and (row["phase"], row["revision"]) == ("ready", 2), "it goes on"
     assert len(store.deployments()) == 1
     store.forget("a")
     assert store.deployment("a") is None
     assert store.add_revision(samples.plan("a"), "http://127.0.0.1:2") == 3
+
+
+def test_a_revision_that_failed_gives_way_to_the_one_before() -> None:
+    store = Store()
+    for _ in range(3):
+        store.add_revision(samples.plan("a"), "http://127.0.0.1:1")
+    store.revision_serves("a", 2)
+    store.refuse_revision("a", 3, 2, "engine-1 ended")
+    store.refuse_revision("a", 1, 2, "late news of another")
+    row = store.deployment("a")
+    assert row and row["revision"] == 2
+    assert [bool(r["served_at"]) for r in store.revisions("a")] == [False, True, False]
+    assert store.revision_failed("a", 3) == "engine-1 ended"
+    store.add_failure("a", 3, "engine-1", "ended", ["one", "two"])
+    (failure,) = store.failures("a")
+    assert (failure.job, failure.lines) == ("engine-1", ("one", "two"))
+
+
+def test_a_store_of_the_first_version_is_brought_up(tmp_path: Path) -> None:
+    path = tmp_path / "lemnos.db"
+    with sqlite3.connect(path) as old:
+        old.executescript(
+            """CREATE TABLE meta (schema_version INTEGER);
+            INSERT INTO meta VALUES (1);
+            CREATE TABLE deployments (name VARCHAR PRIMARY KEY, revision INTEGER NOT NULL, url VARCHAR NOT NULL,
+              desired VARCHAR NOT NULL, restarts_wanted INTEGER NOT NULL, phase VARCHAR NOT NULL,
+              stage VARCHAR NOT NULL, state TEXT NOT NULL, ports TEXT NOT NULL DEFAULT '{}', supervisor TEXT NOT NULL);
+            CREATE TABLE revisions (name VARCHAR, revision INTEGER, created FLOAT NOT NULL, plan TEXT NOT NULL,
+              PRIMARY KEY (name, revision));"""
+        )
+    store = Store(path)
+    store.add_revision(samples.plan("a"), "http://127.0.0.1:1")
+    assert Store(path).deployment("a")
+    assert store.revisions("a")[0]["failed"] == ""
 
 
 def test_events_are_kept_in_order() -> None:

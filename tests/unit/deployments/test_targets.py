@@ -20,7 +20,7 @@ def table(**endpoint: Any) -> TargetTable:
     plan = samples.plan(endpoint=endpoint)
     return table_for(
         plan,
-        {"engine-0": 4000, "engine-1": 4001},
+        {"engine-0": "http://127.0.0.1:4000", "engine-1": "http://10.0.0.7:4001"},
         revision=3,
         key_file="/k",
         keys=keys_for(plan.spec.endpoint, "own"),
@@ -34,7 +34,7 @@ def test_without_more_it_is_keyless_and_local() -> None:
     assert (made.revision, made.keys, route.cloud) == (3, (), ())
     assert [t.base_url for t in route.targets] == [
         "http://127.0.0.1:4000",
-        "http://127.0.0.1:4001",
+        "http://10.0.0.7:4001",
     ]
     assert {t.key_file for t in route.targets} == {"/k"}
     assert (route.policy, route.context, route.created) == ("local-first", 4096, 7)

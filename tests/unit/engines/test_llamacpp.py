@@ -21,6 +21,7 @@ def test_the_job_is_a_child_with_the_plans_settings() -> None:
         "lemnos.engines.llamacpp_server",
         *("--model", samples.SMOLLM2.path),
         *("--alias", "smollm2-135m-instruct"),
+        *("--host", "127.0.0.1"),
         *("--port", "4567"),
         *("--context", "4096"),
         *("--slots", "4"),

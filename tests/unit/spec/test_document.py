@@ -87,8 +87,15 @@ def test_lists_have_lines_too() -> None:
 
 def test_flags_are_explained_without_a_file() -> None:
     with pytest.raises(UsageError) as error:
-        validated(DeploymentSpec, {"model": "a", "on": "slurmm"})
-    assert str(error.value).startswith("on: Input should be 'local'")
+        validated(DeploymentSpec, {"model": "a", "rollout": "beside"})
+    assert str(error.value).startswith("rollout: Input should be 'auto'")
+
+
+def test_on_is_a_key_and_not_a_boolean(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("model: m\non: slurm\nslurm: {exclusive: true, requeue: off}\n")
+    spec = load(path, DeploymentSpec)
+    assert (spec.on, spec.slurm.exclusive, spec.slurm.requeue) == ("slurm", True, False)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""From a plan to units: a replica's jobs at a place that its launcher gave, and the gateway."""
+
+from __future__ import annotations
+
+import sys
+
+from lemnos import paths
+from lemnos.deployments.files import Files
+from lemnos.deployments.state import GATEWAY
+from lemnos.engines.base import JobFiles, engine_named
+from lemnos.errors import UsageError
+from lemnos.gateway.ledger import default_path, sqlite_url
+from lemnos.launchers.base import Launcher
+from lemnos.launchers.registry import launcher_for
+from lemnos.launchers.shape import shape_of
+from lemnos.launchers.site import Site
+from lemnos.spec.deployment import DeploymentSpec
+from lemnos.spec.place import Place
+from lemnos.spec.plan import Command, Job, Plan
+from lemnos.spec.unit import Unit
+from lemnos.transport.base import Transport
+from lemnos.transport.here import Here
+
+GATEWAY_ROOMS = ("local", "systemd")
+"""Launchers that run the gateway themselves; beside the others it is a process of this machine."""
+
+
+def launcher_of(plan: Plan) -> Launcher:
+    """The launcher of the plan's machine room. Raises LemnosError where its login node cannot be reached."""
+    return launcher_for(site_of(plan.spec, plan.name))
+
+
+def gateway_launcher(plan: Plan) -> Launcher:
+    """What runs the gateway: where the supervisor is."""
+    if plan.spec.on in GATEWAY_ROOMS:
+        return launcher_of(plan)
+    here = plan.spec.model_copy(update={"on": "local", "via": None})
+    return launcher_for(site_of(here, plan.name))
+
+
+def site_of(spec: DeploymentSpec, name: str) -> Site:
+    """Where the deployment's files are, and what is asked to run things."""
+    files = Files.named(name)
+    transport = _transport(spec)
+    directory, cache = str(files.directory), str(paths.cache_dir() / "engines")
+    if transport.where:
+        home = transport.home()
+        directory = f"{home}/.local/state/lemnos/{paths.state_id()}/{name}"
+        cache = f"{home}/.cache/lemnos/engines"
+    return Site(
+        deployment=name,
+        spec=spec,
+        transport=transport,
+        directory=directory,
+        cache=spec.cache or cache,
+        key_file=files.engine_key,
+        owner=paths.state_id(),
+    )
+
+
+def unit_of(
+    plan: Plan, name: str, revision: int, place: Place, files: JobFiles
+) -> Unit:
+    """Pure: replica ``name`` of ``plan``. Raises UsageError for what the engine's version cannot do."""
+    index = int(name.rpartition("-")[2])
+    jobs = engine_named(plan.engine).jobs(plan, index, place, files)
+    return Unit(
+        deployment=plan.name,
+        name=name,
+        revision=revision,
+        jobs=jobs,
+        place=place,
+        start_s=shape_of(plan).start_s,
+    )
+
+
+def gateway_unit(plan: Plan, url: str, files: Files) -> Unit:
+    """Pure: the gateway, listening where ``url`` says."""
+    job = gateway_job(plan, url, files)
+    return Unit(
+        deployment=plan.name,
+        name=GATEWAY,
+        jobs=(job,),
+        place=Place(hosts=(job.host,), port=job.port),
+    )
+
+
+def gateway_job(plan: Plan, url: str, files: Files) -> Job:
+    """Pure: the gateway's process."""
+    host = plan.spec.endpoint.host
+    port = int(url.rpartition(":")[2])
+    argv = (
+        *(sys.executable, "-m", "lemnos.gateway"),
+        *("--targets", str(files.targets)),
+        *("--host", host),
+        *("--port", str(port)),
+        *("--ledger", sqlite_url(default_path())),
+    )
+    return Job(
+        deployment=plan.name,
+        role="gateway",
+        command=Command(argv=argv),
+        host=host,
+        port=port,
+        log=str(files.log(GATEWAY)),
+    )
+
+
+def _transport(spec: DeploymentSpec) -> Transport:
+    if not spec.via:
+        return Here()
+    if spec.on in GATEWAY_ROOMS:
+        raise UsageError(
+            f"via is for schedulers, and --on {spec.on} is not one",
+            where="via",
+            fix="name the machines in local.hosts, or run lemnos there",
+        )
+    from lemnos.transport.ssh import Ssh
+
+    return Ssh(spec.via)

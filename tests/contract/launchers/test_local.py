@@ -1,0 +1,83 @@
+"""The local launcher on this machine: the contract, and GPUs that deployments share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lemnos.errors import LemnosError, UsageError
+from lemnos.launchers import gpus
+from lemnos.spec.facts import Gpu
+from tests.contract.launchers.suite import Bed, LauncherSuite, swept
+from tests.unit.deployments.test_prepare_gpu import planned
+
+GIB = 1024**3
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> Iterator[Bed]:
+    made = Bed(tmp_path / "state", "local")
+    yield made
+    swept(made)
+
+
+class TestContract(LauncherSuite):
+    """What every launcher does."""
+
+
+def box(count: int = 4, held: int = -1) -> list[Gpu]:
+    return [
+        Gpu(
+            index=number,
+            name="H100",
+            memory_bytes=80 * GIB,
+            free_bytes=(5 if number == held else 79) * GIB,
+        )
+        for number in range(count)
+    ]
+
+
+def test_two_models_share_a_box() -> None:
+    first = gpus.choose(box(), gpus.allowed(box(), None, ()), set(), 2)
+    second = gpus.choose(box(), gpus.allowed(box(), None, ()), set(first), 2)
+    assert (first, second) == (("0", "1"), ("2", "3"))
+    with pytest.raises(LemnosError, match="1 free GPUs are needed, and there are 0"):
+        gpus.choose(box(), gpus.allowed(box(), None, ()), {*first, *second}, 1)
+
+
+@pytest.mark.parametrize(
+    ("visible", "may"),
+    [
+        (None, ("0", "1", "2", "3")),
+        ("2,0", ("2", "0")),
+        ("", ()),
+        ("-1", ()),
+        ("1,9,2", ("1",)),
+        ("GPU-5a1f,MIG-77", ("GPU-5a1f", "MIG-77")),
+        ("NoDevFiles", ()),
+    ],
+)
+def test_cuda_visible_devices_is_honoured(
+    visible: str | None, may: tuple[str, ...]
+) -> None:
+    assert gpus.allowed(box(), visible, ()) == may
+
+
+def test_a_wanted_gpu_must_be_visible() -> None:
+    assert gpus.allowed(box(), "2,GPU-5a1f", ("GPU-5a1f",)) == ("GPU-5a1f",)
+    with pytest.raises(LemnosError, match="GPU 3 is not among those"):
+        gpus.allowed(box(), "0,1", ("3",))
+
+
+def test_a_gpu_that_another_program_holds_is_not_given() -> None:
+    assert gpus.free(box(held=1), ("0", "1", "2"), {"0"}) == ("2",)
+    with pytest.raises(LemnosError, match="1 are held by other programs"):
+        gpus.choose(box(held=1), ("0", "1"), set(), 2)
+
+
+def test_a_plan_for_several_hosts_is_refused(bed: Bed) -> None:
+    wide = planned("glm-4.6", "2x8xH100", tensor=8, pipeline=2)
+    with pytest.raises(UsageError, match="needs 2 hosts"):
+        bed.launcher().place(wide, "engine-0")
