@@ -111,10 +111,10 @@ class Systemd:
 
     def status(self) -> dict[str, UnitStatus]:
         """Every unit that has services. A host that does not answer is a part that is broken."""
-        services, silent = self._services()
+        found, silent = self._found()
         return {
-            name: self._status(name, own, silent)
-            for name, own in sorted(services.items(), key=lambda item: _number(item[0]))
+            name: self._status(name, found[name], silent)
+            for name in sorted(found, key=_number)
         }
 
     def logs(self, name: str) -> tuple[LogFile, ...]:
@@ -140,13 +140,12 @@ class Systemd:
 
     def sweep(self) -> int:
         """Kill and remove all services of the deployment, and what was written for them but logs."""
-        services, silent = self._services()
-        running = sum(s.alive for own in services.values() for s in own.values())
-        for name in services:
-            known = self._known(name).items()
-            self._remove(
-                name, {host: each for host, each in known if host not in silent}
-            )
+        found, silent = self._found()
+        running = sum(
+            s.alive for each in found.values() for own in each.values() for s in own
+        )
+        for name, hosts in found.items():
+            self._remove(name, {h: [s.name for s in own] for h, own in hosts.items()})
         for host in {"", *self._spec.systemd.hosts} - silent.keys():
             self._manager(host).transport.remove(f"{self._ground.directory}/units")
         self._site.transport.remove(f"{self._site.directory}/units")
@@ -157,22 +156,22 @@ class Systemd:
 
     # ------------------------------------------------------------ what there is
 
-    def _services(self) -> tuple[dict[str, dict[str, Service]], dict[str, str]]:
-        """(unit -> its services by name, host that does not answer -> why)."""
-        found: dict[str, dict[str, Service]] = {}
+    def _found(self) -> tuple[dict[str, dict[str, list[Service]]], dict[str, str]]:
+        """(unit -> host -> its services there, host that does not answer -> why)."""
+        found: dict[str, dict[str, list[Service]]] = {}
         silent: dict[str, str] = {}
         for host in ("", *self._spec.systemd.hosts):
             try:
-                own = self._services_of(host)
+                services = self._services_of(host)
             except LemnosError as error:
                 if not host:
                     raise
                 silent[host] = error.what
                 continue
-            for service in own:
+            for service in services:
                 name = render.unit_of(service.name, self._site.deployment)
                 if name:
-                    found.setdefault(name, {})[service.name] = service
+                    found.setdefault(name, {}).setdefault(host, []).append(service)
         return found, silent
 
     def _services_of(self, host: str) -> list[Service]:
@@ -183,8 +182,9 @@ class Systemd:
         return [s for s in manager.show(ours).values() if s.description.endswith(owner)]
 
     def _status(
-        self, name: str, services: dict[str, Service], silent: dict[str, str]
+        self, name: str, found: dict[str, list[Service]], silent: dict[str, str]
     ) -> UnitStatus:
+        services = {s.name: s for own in found.values() for s in own}
         unit = self._unit(name)
         url = ""
         if unit:
@@ -193,16 +193,16 @@ class Systemd:
         return status_of(unit, services, url=url, silent=silent, own_pids=here)
 
     def _known(self, name: str) -> dict[str, list[str]]:
-        """Host -> services of a unit: as it was written, or as systemd knows it."""
+        """Host -> services of a unit: as it was written, or else as systemd knows it."""
         unit = self._unit(name)
         if unit is None:
-            services, _ = self._services()
-            return {"": sorted(services[name])} if name in services else {}
-        found: dict[str, list[str]] = {}
+            found, _ = self._found()
+            return {h: [s.name for s in own] for h, own in found.get(name, {}).items()}
+        hosts: dict[str, list[str]] = {}
         for job in unit.jobs:
             host = render.host_of(job, self._spec)
-            found.setdefault(host, []).append(render.service_of(job))
-        return found
+            hosts.setdefault(host, []).append(render.service_of(job))
+        return hosts
 
     def _there(self, parts: Sequence[Part]) -> bool:
         """Whether one of these services lives. Raises LemnosError where another's has its name."""

@@ -77,16 +77,10 @@ def ended(service: Service) -> str:
     if service.alive:
         return ""
     if not service.started:
-        return _UNSTARTED.get(
-            service.result, "has not run since the machine was started"
-        )
+        return _UNSTARTED.get(service.result, "was stopped, or ended without an error")
     how = _how(service)
-    if service.result == "start-limit-hit":
-        return f"{how}, and failed so often in a row that systemd gave it up"
-    tries = service.restarts
-    if service.active == "failed" and tries:
-        again = "once" if tries == 1 else f"{tries} times"
-        return f"{how}, after systemd had started it again {again}"
+    if service.active == "failed" and service.restarts:
+        return f"{how}, and systemd gave it up after {service.restarts} starts"
     return how
 
 
@@ -108,8 +102,8 @@ def _how(service: Service) -> str:
     if service.result == "watchdog":
         return "did not tell its watchdog in time"
     if service.code == KILLED:
-        if service.result == "success":
-            return "was stopped"
+        if service.result == "success" or service.status == signal.SIGTERM:
+            return "was stopped"  # also while what waits for its port still ran
         return f"was killed by {_signal(service.status)}"
     if service.code == DUMPED:
         return f"crashed ({_signal(service.status)})"

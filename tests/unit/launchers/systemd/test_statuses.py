@@ -76,8 +76,7 @@ def test_what_systemctl_shows_is_read() -> None:
     assert (first.alive, first.pid, first.restarts) == (True, 415, 2)
     assert not second.alive
     assert (
-        ended(second)
-        == "ended with exit code 3, after systemd had started it again 2 times"
+        ended(second) == "ended with exit code 3, and systemd gave it up after 2 starts"
     )
 
 
@@ -94,6 +93,7 @@ def test_names_of_unit_files() -> None:
         ({"result": "exit-code", "code": 1, "status": 1}, "ended with exit code 1"),
         ({"result": "success", "code": 1, "status": 0}, "ended with exit code 0"),
         ({"result": "success", "code": 2, "status": 15}, "was stopped"),
+        ({"result": "signal", "code": 2, "status": 15}, "was stopped"),
         ({"result": "signal", "code": 2, "status": 9}, "was killed by SIGKILL"),
         ({"result": "signal", "code": 2, "status": 99}, "was killed by signal 99"),
         ({"result": "core-dump", "code": 3, "status": 11}, "crashed (SIGSEGV)"),
@@ -102,12 +102,12 @@ def test_names_of_unit_files() -> None:
         ({"result": "exit-code", "code": 1, "status": 226}, "hardening: false"),
         ({"result": "exit-code", "code": 1, "status": 127}, "program was not found"),
         (
-            {"result": "start-limit-hit", "code": 1, "status": 3},
-            "exit code 3, and failed so often",
+            {"result": "start-limit-hit", "code": 1, "status": 3, "restarts": 3},
+            "exit code 3, and systemd gave it up after 3",
         ),
         (
             {"result": "success", "started": False},
-            "has not run since the machine was started",
+            "was stopped, or ended without an error",
         ),
         ({"result": "resources", "started": False}, "could not start it"),
     ],
