@@ -1,4 +1,5 @@
-"""The cgroups of a bed: of version 1's freezer, which Slurm finds a job's processes by."""
+"""The cgroups of beds: in version 1's freezer, which Slurm finds a job's processes by, and in
+version 2's tree, which systemd makes its own in."""
 
 from __future__ import annotations
 
@@ -13,15 +14,25 @@ FREEZER = Path("/sys/fs/cgroup/freezer")
 _numbers = itertools.count(1)
 
 
-def new() -> Path | None:
-    """Where the cgroups of a new bed belong; None if this machine has no such hierarchy. Those
-    of tests that were killed are removed: they are all that such tests leave."""
-    if not FREEZER.is_dir():
-        return None
-    for old in FREEZER.glob("lemnos-bed-*"):
+def new() -> list[Path]:
+    """Where the cgroups of a new bed belong, in each tree that this machine has. Those of
+    tests that were killed are removed: they are all that such tests leave."""
+    trees = [
+        tree for tree in (FREEZER, version_2()) if tree and os.access(tree, os.W_OK)
+    ]
+    for old in (old for tree in trees for old in tree.glob("lemnos-bed-*")):
         if not Path("/proc", old.name.split("-")[2]).exists():
             remove(old)
-    return FREEZER / f"lemnos-bed-{os.getpid()}-{next(_numbers)}"
+    number = next(_numbers)
+    return [tree / f"lemnos-bed-{os.getpid()}-{number}" for tree in trees]
+
+
+def version_2() -> Path | None:
+    """Where version 2's tree is mounted, if it is."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return next(
+        (Path(target) for _, target, kind, *_ in mounts if kind == "cgroup2"), None
+    )
 
 
 def thaw(top: Path) -> None:

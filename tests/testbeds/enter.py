@@ -61,6 +61,7 @@ def become(command: list[str]) -> None:
     if not os.isatty(0):
         os.setsid()  # or a signal to the caller's process group came twice
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it
     try:
         os.execvp(command[0], command)
     except OSError as error:

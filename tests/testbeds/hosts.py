@@ -15,21 +15,23 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.testbeds import cgroups
+from tests.testbeds.cgroups import FREEZER
 from tests.testbeds.ssh_files import client, service, write_keys_and_servers
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 PYTHON = (sys.executable, "-I", "-S")  # quick to start: no site, no coverage
 SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ADA = 4711  # her user and group
 NETWORK = "10.99.0"
 NAMESPACES = ("--uts", "--mount", "--net", "--pid", "--cgroup")
 
@@ -41,7 +43,7 @@ class Hosts:
     directory: Path
     addresses: dict[str, str]
     ssh: dict[str, str]
-    cgroup: Path | None
+    cgroups: list[Path]
     running: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
 
     @property
@@ -104,14 +106,14 @@ class Hosts:
         """Cut their power: all their processes die at once, and their networks go."""
         dying = {host: self.running.pop(host) for host in hosts}
         for host, process in dying.items():
-            if self.cgroup:
-                cgroups.thaw(self.cgroup / host)
+            for tree in self.cgroups:
+                cgroups.thaw(tree / host)
             with suppress(ProcessLookupError, IndexError):  # it is dead already
                 os.kill(int(first_of(process)), signal.SIGKILL)
         for host, process in dying.items():
             process.communicate(timeout=30)
-            if self.cgroup:
-                cgroups.remove(self.cgroup / host)
+            for tree in self.cgroups:
+                cgroups.remove(tree / host)
         self._write_ssh_from_here()
 
     def boot(self, *hosts: str) -> None:
@@ -148,9 +150,9 @@ class Hosts:
     def _first_process(self, host: str) -> subprocess.Popen[str]:
         settings = str(self.directory / f"hosts/{host}.json")
         words = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--", *PYTHON, str(HERE / "init.py"), settings]  # fmt: skip
-        if self.cgroup:
+        for tree in self.cgroups:
             join = 'mkdir -p "$0" && echo $$ >"$0/cgroup.procs" && exec "$@"'
-            words = ["sh", "-c", join, str(self.cgroup / host), *words]
+            words = ["sh", "-c", join, str(tree / host), *words]
         with (self.directory / f"hosts/{host}.log").open("a") as log:
             return subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "--", *words],
@@ -188,13 +190,17 @@ def hosts(
     services: Mapping[str, Sequence[Sequence[str]]] | None = None,
     files: Mapping[str, str] | None = None,
     root: Path | None = None,
+    shared: Sequence[Path] = (),
+    systemd: bool = False,
 ) -> Iterator[Hosts]:
     """Hosts of these names while the body runs; the test is skipped where there can be none.
 
     ``ssh``: the kind of a host's sshd, if it is not ``open``: ``closed`` (none), ``denied``
     (lets nobody in), ``changed`` (its key is not the known one). ``services``: by host,
     commands that return when they serve. ``files``: what to put over which path of each host.
-    ``root``: the directory of another system, which the hosts run instead of this one."""
+    ``root``: the directory of a system, which the hosts run with changes of their own,
+    instead of this machine's as it is; of this machine they then see the repository, the
+    bed's directory and ``shared``. ``systemd``: it is the hosts' first process."""
     if reason := why_not():
         pytest.skip(reason)
     etc = directory / "etc"
@@ -209,10 +215,13 @@ def hosts(
     write_keys_and_servers(etc)
     reach = {n: f" HostName {address}\n" for n, address in bed.addresses.items()}
     bed.ssh_config.write_text(client(etc, reach))
-    _write_names_and_users(bed, root)
+    _write_names_and_users(bed, root or Path("/"))
     for name in ("switch", *names):
         serves = [*service(etc, bed.ssh.get(name, "closed")), *(services or {}).get(name, [])]  # fmt: skip
-        _write_settings(bed, name, root, files or {}, serves)
+        _write_settings(
+            bed, name, root=root and str(root), shared=[*map(str, shared)], files=files or {},
+            services=serves, systemd=systemd and name != "switch",
+        )  # fmt: skip
     try:
         bed.boot("switch")
         ip("link", "add", "br0", "type", "bridge", inside=bed._first("switch"))
@@ -221,8 +230,8 @@ def hosts(
         yield bed
     finally:
         bed.kill(*bed.running)
-        if bed.cgroup:
-            cgroups.remove(bed.cgroup)
+        for tree in bed.cgroups:
+            cgroups.remove(tree)
 
 
 @functools.cache
@@ -259,39 +268,25 @@ def first_of(unshare: subprocess.Popen[str]) -> str:
     return Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text().split()[0]  # fmt: skip
 
 
-def _write_names_and_users(bed: Hosts, root: Path | None) -> None:
+def _write_names_and_users(bed: Hosts, root: Path) -> None:
+    """The hosts' names, and a system's users with ``ada``, who is nobody special."""
     etc = bed.directory / "etc"
     names = "".join(f"{address} {name}\n" for name, address in bed.addresses.items())
     (etc / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
     # What SSH sessions find as their home is the bed's, not the one of this machine's root.
-    users = ((root or Path("/")) / "etc/passwd").read_text().splitlines(keepends=True)
-    home = f"root:x:0:0:root:{bed.directory}/home:/bin/bash\n"
+    users = (root / "etc/passwd").read_text().splitlines(keepends=True)
     others = [user for user in users if not user.startswith("root:")]
-    (etc / "passwd").write_text("".join([home, *others]))
+    mine = f"root:x:0:0:root:{bed.directory}/home:/bin/bash\nada:*:{ADA}:{ADA}:Ada:/home/ada:/bin/bash\n"  # fmt: skip
+    (etc / "passwd").write_text("".join([mine, *others]))
+    groups = (root / "etc/group").read_text()
+    (etc / "group").write_text(f"{groups}ada:x:{ADA}:\n")
 
 
-def _write_settings(
-    bed: Hosts,
-    name: str,
-    root: Path | None,
-    files: Mapping[str, str],
-    services: list[Sequence[str]],
-) -> None:
-    over = bed.directory / "over" / name
+def _write_settings(bed: Hosts, name: str, **settings: Any) -> None:
+    """What init.py reads, and the directories that it needs."""
+    over, etc = bed.directory / "over" / name, bed.directory / "etc"
     over.mkdir(parents=True)
-    etc = bed.directory / "etc"
-    shared = (bed.directory, REPOSITORY, sys.prefix, sys.base_prefix, tempfile.gettempdir())  # fmt: skip
-    settings = {
-        "name": name,
-        "root": root and str(root),
-        "over": str(over),
-        "shared": sorted({str(path) for path in shared}),
-        "freezer": bed.cgroup is not None,
-        "files": {
-            f"{etc}/hosts": "/etc/hosts",
-            f"{etc}/passwd": "/etc/passwd",
-            **files,
-        },
-        "services": services,
-    }
+    settings["shared"] = [str(bed.directory), str(REPOSITORY), *settings["shared"]]
+    settings["files"] = {f"{etc}/{name}": f"/etc/{name}" for name in ("hosts", "passwd", "group")} | settings["files"]  # fmt: skip
+    settings |= {"name": name, "over": str(over), "freezer": FREEZER.is_dir()}
     (bed.directory / f"hosts/{name}.json").write_text(json.dumps(settings))

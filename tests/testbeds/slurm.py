@@ -13,7 +13,7 @@ import shlex
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,12 +149,14 @@ def slurm(
     grace_s: int = 5,
     more: str = "",
     root: Path | None = None,
+    shared: Sequence[Path] = (),
 ) -> Iterator[Slurm]:
     """A cluster while the body runs; the test is skipped where there can be none.
 
     ``down_after_s``: how long a silent node counts as there; ``grace_s``: what a job of
     ``cheap`` has between SIGTERM and its end when it is preempted; ``more``: further lines of
-    slurm.conf; ``root``: the directory of a system whose Slurm it is."""
+    slurm.conf; ``root``: the directory of a system whose Slurm it is; ``shared``: what of this machine's
+    files that sees, too."""
     if reason := why_not(root):
         pytest.skip(reason)
     names = [f"n{number}" for number in range(1, nodes + 1)]
@@ -196,6 +198,7 @@ def slurm(
         services=services,
         files={str(etc): "/etc/slurm"},
         root=root,
+        shared=shared,
     ) as there:
         bed = Slurm(there, names, proctrack)
         bed.wait(names)

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,8 @@ def slurm24(
     Python and the directory of temporary files are not there."""
     if reason := why_not():
         pytest.skip(reason)
-    with slurm(directory, nodes, gpus, root=ROOT, **options) as bed:
+    shared = [Path(sys.prefix), Path(sys.base_prefix), Path(tempfile.gettempdir())]
+    with slurm(directory, nodes, gpus, root=ROOT, shared=shared, **options) as bed:
         yield bed
 
 

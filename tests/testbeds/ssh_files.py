@@ -10,17 +10,18 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-SSHD = 'mkdir -p /run/sshd && exec /usr/sbin/sshd -f "$0"'  # returns when it listens
-KINDS = {"open": ("host", "user.pub"), "denied": ("host", None), "changed": ("changed", "user.pub")}  # fmt: skip
+# The key is where every user may read it. sshd returns when it listens.
+SSHD = 'mkdir -p /run/sshd && cp "$1" /run/authorized && exec /usr/sbin/sshd -f "$0"'
+KINDS = {"open": ("host", "/run/authorized"), "denied": ("host", "none"), "changed": ("changed", "/run/authorized")}  # fmt: skip
 
 
 def write_keys_and_servers(etc: Path) -> None:
     """Keys of hosts and of the user, and a configuration for each kind of sshd."""
     for key in ("host", "changed", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", etc / key], check=True)  # fmt: skip
-    for kind, (key, users) in KINDS.items():
+    for kind, (key, authorized) in KINDS.items():
         (etc / f"sshd.{kind}").write_text(
-            f"HostKey {etc / key}\nAuthorizedKeysFile {etc / users if users else 'none'}\n"
+            f"HostKey {etc / key}\nAuthorizedKeysFile {authorized}\n"
             "PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
             "KbdInteractiveAuthentication no\nUseDNS no\nMaxStartups 100\n"
             "Subsystem sftp internal-sftp\n"
@@ -29,7 +30,11 @@ def write_keys_and_servers(etc: Path) -> None:
 
 def service(etc: Path, kind: str) -> list[list[str]]:
     """The command that starts an sshd of this kind, if there is one."""
-    return [["sh", "-c", SSHD, f"{etc}/sshd.{kind}"]] if kind in KINDS else []
+    return (
+        [["sh", "-c", SSHD, f"{etc}/sshd.{kind}", f"{etc}/user.pub"]]
+        if kind in KINDS
+        else []
+    )
 
 
 def client(etc: Path, reach: Mapping[str, str]) -> str:
