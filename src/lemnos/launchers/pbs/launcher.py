@@ -168,8 +168,7 @@ class Pbs:
         if not job:
             return
         if kill:
-            stop = f"{self._site.unit_directory(name)}/stop"
-            self._transport.write(stop, b"kill\n")
+            self._transport.write(f"{self._site.unit_directory(name)}/kill", b"")
         self._client.delete(job, force=kill)
         self._seen = None
 
@@ -179,8 +178,7 @@ class Pbs:
         for number, job in found.items():
             unit = job.mark.removeprefix(self._site.mark(""))
             if unit in known:
-                stop = f"{self._site.unit_directory(unit)}/stop"
-                self._transport.write(stop, b"kill\n")
+                self._transport.write(f"{self._site.unit_directory(unit)}/kill", b"")
             self._client.delete(number, force=True)
         self._await_end(found)
         self._transport.remove(self._units)

@@ -129,7 +129,7 @@ def queues_of(text: str) -> dict[str, PbsQueue] | None:
 
 def seconds(text: str) -> float | None:
     """``01:30:00``, ``90`` in seconds; None for what is no time."""
-    if not re.fullmatch(r"\d+(?::\d+){0,3}(?:\.\d+)?", text):
+    if not re.fullmatch(r"\d+(?::\d+){0,2}(?:\.\d+)?", text):
         return None
     total = 0.0
     for part in text.split(":"):

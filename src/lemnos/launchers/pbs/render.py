@@ -7,6 +7,7 @@ at once, before an engine could finish its requests.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -285,7 +286,7 @@ def _batch(unit: Unit, site: Site, wall_s: float | None) -> str:
             {
                 "host": _number(job, unit.place),
                 "name": name_of(job),
-                "remote": _over_ssh(f"{directory}/{name_of(job)}.sh", "held"),
+                "remote": _over_ssh(f"{directory}/{name_of(job)}.sh"),
             }
             for job in unit.jobs
         ],
@@ -303,9 +304,9 @@ def _number(job: Job, place: Place) -> int:
     )
 
 
-def _over_ssh(*words: str) -> str:
+def _over_ssh(path: str) -> str:
     """For the shell that sshd gives it to, csh too; the script quotes it once more, for itself."""
-    return shlex.join(["exec", "/bin/bash", *words])
+    return f"exec /bin/bash {shlex.quote(path)}"
 
 
 def _rank(job: Job, unit: Unit, site: Site, *, alone: bool) -> str:
@@ -316,12 +317,19 @@ def _rank(job: Job, unit: Unit, site: Site, *, alone: bool) -> str:
         "pbs_rank.sh.j2",
         directory=site.unit_directory(unit.name),
         name=name_of(job),
+        mark=_mark(job, unit, site),
         log=job.log,
         modules=list(site.spec.modules),
         gpus=chosen,
         grace_s=GRACE_S,
         body=Shell(body_of(_contained(job, unit, site))),
     )
+
+
+def _mark(job: Job, unit: Unit, site: Site) -> str:
+    """Finds all that a process started, in other sessions too; a word of its own in any directory."""
+    directory = site.unit_directory(unit.name)
+    return f"{name_of(job)}-{hashlib.sha256(directory.encode()).hexdigest()[:16]}"
 
 
 def _contained(job: Job, unit: Unit, site: Site) -> Job:

@@ -83,7 +83,7 @@ def _told(files: dict[str, str]) -> Told:
     unit, here = _object(files.get("unit.json")), _object(files.get("here.json"))
     ended = _object(files.get("ended.json"))
     said = ""
-    if ended:
+    if ended and ended.get("attempt") == here.get("attempt"):
         said = f"{ended.get('job')} on {ended.get('host')} ended with exit code {ended.get('code')}"
     return Told(
         mark=str(unit.get("mark", "")),

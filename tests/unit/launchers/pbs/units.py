@@ -1,0 +1,58 @@
+"""Units as the PBS launcher is given them: one node, two nodes, one process on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lemnos.engines.base import engine_named
+from lemnos.launchers.pbs.launcher import Pbs
+from lemnos.launchers.site import Site
+from lemnos.spec.deployment import DeploymentSpec
+from lemnos.spec.document import validated
+from lemnos.spec.plan import Plan
+from lemnos.spec.unit import Unit
+from lemnos.transport.here import Here
+from tests import samples
+from tests.unit.engines.rendered import glm
+
+DIRECTORY = "/scratch/ann/lemnos/deployments/chat"
+
+
+def site(directory: str = DIRECTORY, **keys: Any) -> Site:
+    """Of the deployment ``chat``; ``keys`` are the spec's."""
+    spec = {"model": "glm-4.5-air-fp8", "on": "pbs"} | keys
+    return Site(
+        deployment="chat",
+        spec=validated(DeploymentSpec, spec),
+        transport=Here(),
+        directory=directory,
+        cache="/scratch/ann/cache",
+        key_file=Path(directory) / "engine.key",
+        owner="0a1b2c",
+    )
+
+
+def engine(at: Site, *, after: str = "") -> Unit:
+    """vLLM on as many nodes as the spec says."""
+    plan = glm("vllm", program=("/opt/vllm/bin/python",))
+    return _unit(plan.model_copy(update={"name": "chat"}), at, 240.0, after)
+
+
+def small(at: Site) -> Unit:
+    """The embedded engine: no GPU."""
+    return _unit(samples.plan("chat"), at, 10.0, "")
+
+
+def _unit(plan: Plan, at: Site, start_s: float, after: str) -> Unit:
+    launcher = Pbs(at)
+    place = launcher.place(plan, "engine-0", dry=True)
+    jobs = engine_named(plan.engine).jobs(plan, 0, place, launcher.files("engine-0"))
+    return Unit(
+        deployment="chat",
+        name="engine-0",
+        jobs=jobs,
+        place=place,
+        start_s=start_s,
+        after=after,
+    )
