@@ -15,7 +15,7 @@ _NAMES = {
     *("LEMNOS_HOME", "LEMNOS_MODELS"),
     *("XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR", "LANG", "TZ"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "CUDA_VISIBLE_DEVICES", "LANG", "TZ"),
 }
 _PRESETS_END = "_API_KEY"
 """So end the variables that providers' presets name."""
