@@ -132,8 +132,7 @@ class Slurm:
         unit = self._unit(name)
         if unit is None:
             return ()
-        here = self._queue.papers(name).here
-        hosts = tuple(str(host) for host in here.get("hosts", ()))
+        hosts = self._queue.papers(name).hosts
         own = [
             log.model_copy(update={"host": late.filled(log.host, hosts, 0, 0)})
             for log in logs.logs_of(unit)
@@ -189,7 +188,6 @@ class Slurm:
     def _kill(self, jobs: Sequence[int]) -> None:
         """Everything at once: ``scancel`` alone asks first, and waits for KillWait."""
         self._client.cancel(jobs, "--full", "--signal=KILL")
-        self._client.cancel(jobs)
 
     def _adopt(self, name: str) -> bool:
         """Whether the unit has a job in the queue; its number is noted, if it is not yet."""

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-import orjson
+from pydantic import ValidationError
 
 from lemnos.launchers.slurm.words import code_in_words
 from lemnos.spec.base import Value
@@ -17,10 +18,22 @@ from lemnos.transport.base import Transport, checked
 NAMES = ("here.json", "leaving", "ended", "job", "cancelled")
 
 
+class Registration(Value):
+    """What a job says as it starts; ``time`` is its node's clock, and decides nothing."""
+
+    id: int
+    attempt: int
+    host: str
+    hosts: tuple[str, ...]
+    port: int
+    inner_port: int = 0
+    time: float = 0.0
+
+
 class Papers(Value):
     """One unit's."""
 
-    here: dict[str, Any] = {}
+    here: Registration | None = None
     leaving: str = ""
     ended: str = ""
     job: int = 0
@@ -35,8 +48,17 @@ class Papers(Value):
 
     @property
     def here_id(self) -> int:
-        number = str(self.here.get("id", ""))
-        return int(number) if number.isdigit() else 0
+        return self.here.id if self.here else 0
+
+    @property
+    def attempt(self) -> int:
+        """Which start of the job the registration is of."""
+        return self.here.attempt if self.here else 0
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Slurm's names of the job's nodes, as it registered."""
+        return self.here.hosts if self.here else ()
 
     @property
     def newest(self) -> int:
@@ -45,7 +67,7 @@ class Papers(Value):
 
     def registered(self, job: int, attempt: int) -> bool:
         """Whether this start of the job has said where it listens."""
-        return self.here_id == job and self.here.get("attempt") == attempt
+        return self.here_id == job and self.attempt == attempt
 
     def why_leaving(self, job: int, attempt: int) -> str:
         """Why this start of the job will end soon; empty: it will not."""
@@ -74,10 +96,9 @@ def parse(text: str, units: str) -> dict[str, Papers]:
         path, _, content = line.partition("\0")
         unit, _, name = path.removeprefix(units).strip("/").partition("/")
         if name == "here.json":
-            try:
-                found.setdefault(unit, {})["here"] = dict(orjson.loads(content))
-            except (ValueError, TypeError):
-                continue
+            with contextlib.suppress(ValidationError):
+                here = Registration.model_validate_json(content)
+                found.setdefault(unit, {})["here"] = here
         elif name in ("job", "cancelled") and content.strip().isdigit():
             found.setdefault(unit, {})[name] = int(content)
         elif name in ("leaving", "ended"):

@@ -28,7 +28,7 @@ def by_unit(jobs: Iterable[SlurmJob], mark: str) -> dict[str, SlurmJob]:
 def is_over(job: SlurmJob, papers: Papers = NONE) -> bool:
     """Whether the job has ended; one that Slurm still cleans up after has, unless it starts again."""
     if job.state == "COMPLETING":  # plain squeue hides the state behind
-        return job.restarts <= int(papers.here.get("attempt", 0))
+        return job.restarts <= papers.attempt
     return job.state not in words().queued and job.state not in words().running
 
 
@@ -81,7 +81,7 @@ def statuses(
 
 
 def _running(job: SlurmJob, paper: Papers, url_of: UrlOf, directory: str) -> UnitStatus:
-    here = paper.here if paper.registered(job.id, job.restarts) else {}
+    here = paper.here if paper.registered(job.id, job.restarts) else None
     broken = paper.how_ended(job.id, job.restarts) or words().running.get(job.state, "")
     if directory and not here and not broken:
         node = job.nodes[0] if job.nodes else "its node"
@@ -94,8 +94,8 @@ def _running(job: SlurmJob, paper: Papers, url_of: UrlOf, directory: str) -> Uni
         broken=broken,
         leaving=paper.why_leaving(job.id, job.restarts),
         id=str(job.id),
-        url=url_of(here["host"], here["port"]) if here else "",
-        hosts=tuple(here.get("hosts", ())) or job.nodes,
+        url=url_of(here.host, here.port) if here else "",
+        hosts=(here.hosts if here else ()) or job.nodes,
         ends_at=job.ends_at,
         starts=job.restarts,
     )
@@ -110,22 +110,21 @@ def _ended(job: SlurmJob, paper: Papers, who: str) -> UnitStatus:
         how = f"was cancelled by {who or 'somebody else, not by lemnos'}"
     elif told and job.state in ("FAILED", "COMPLETED", "COMPLETING"):
         how = told
-    hosts = tuple(paper.here.get("hosts", ())) or job.nodes
+    hosts = paper.hosts or job.nodes
     return UnitStatus(
         state="ended", why=how, id=str(job.id), hosts=hosts, starts=job.restarts
     )
 
 
 def _vanished(paper: Papers) -> UnitStatus:
-    attempt = int(paper.here.get("attempt", 0))
-    how = paper.how_ended(paper.newest, attempt)
+    how = paper.how_ended(paper.newest, paper.attempt)
     if paper.cancelled == paper.newest:
         how = "was cancelled by lemnos"
     return UnitStatus(
         state="ended",
         why=how or f"Slurm does not know job {paper.newest} any more",
         id=str(paper.newest),
-        hosts=tuple(paper.here.get("hosts", ())),
+        hosts=paper.hosts,
     )
 
 

@@ -6,6 +6,7 @@ import math
 import re
 
 from lemnos.errors import UsageError
+from lemnos.launchers.containers import inside, step_flags
 from lemnos.launchers.late import host as late_host
 from lemnos.launchers.script import body_of
 from lemnos.launchers.site import Site
@@ -98,6 +99,12 @@ def time_of(
     """The time limit: what is asked for serving, and what starting takes, within the partition's."""
     if spec.time is None:
         return None
+    if spec.drain_s >= spec.time:
+        raise UsageError(
+            f"a job of {spec.time:g} s that is told {spec.drain_s:g} s before its end is told as soon as it starts",
+            where="slurm.drain_s",
+            fix="set a longer slurm.time, or a shorter slurm.drain_s",
+        )
     whole = spec.time + unit.start_s
     if partition and partition.max_s is not None and whole > partition.max_s:
         notes.append(
@@ -219,6 +226,7 @@ def _batch(unit: Unit, site: Site, header: list[str]) -> str:
                 "number": job.rank,
                 "host": host_index(job, unit),
                 "file": _rank_file(job),
+                "flags": _container_flags(job, unit, site),
             }
             for job in unit.jobs
         ],
@@ -239,14 +247,39 @@ def _rank(job: Job, unit: Unit, site: Site) -> str:
         del env["CUDA_VISIBLE_DEVICES"]
         chosen = [int(device) for device in devices.split(",")]
     command = job.command.model_copy(update={"env": env})
+    own = job.model_copy(update={"command": command})
     return script(
         "slurm_rank.sh.j2",
         id=job.id,
         log=job.log,
         directory=site.directory,
         devices=chosen,
-        body=Shell(body_of(job.model_copy(update={"command": command}))),
+        body=Shell(body_of(_contained(own, unit, site))),
     )
+
+
+def _contained(job: Job, unit: Unit, site: Site) -> Job:
+    container = site.spec.container
+    if container is None or container.runtime == "pyxis":
+        return job
+    return inside(
+        job, container, gpus=bool(unit.place.gpus_per_host), **_seen(unit, site)
+    )
+
+
+def _container_flags(job: Job, unit: Unit, site: Site) -> tuple[str, ...]:
+    """For srun: Pyxis' containers are a part of its own."""
+    container = site.spec.container
+    if container is None or container.runtime != "pyxis":
+        return ()
+    return step_flags(job, container, **_seen(unit, site))
+
+
+def _seen(unit: Unit, site: Site) -> dict[str, tuple[str, ...]]:
+    """What a container must see of the deployment."""
+    files = site.files(unit.name)
+    writable = tuple(path for path in (site.directory, files.cache) if path)
+    return {"writable": writable, "readable": (files.key_file,)}
 
 
 def _rank_file(job: Job) -> str:

@@ -121,8 +121,8 @@ def check_owned(args: Iterable[str]) -> None:
     """Raises UsageError for a flag that lemnos writes (sbatch takes beginnings, too), with the key to use."""
     for key in args:
         name = key.lstrip("-").replace("_", "-").partition("=")[0]
-        owned = (flag for flag in words().owned if name and flag.startswith(name))
-        flag = next(owned, None)
+        longer = (flag for flag in words().owned if name and flag.startswith(name))
+        flag = name if name in words().owned else next(longer, None)
         if flag is None:
             continue
         instead, _, why = words().owned[flag].partition(", ")
