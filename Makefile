@@ -13,7 +13,7 @@ up:  ## Serve the model that suits this machine (the main job)
 down:  ## Stop what `make up` started
 	@$(UV) run --no-dev lemnos down $(ARGS)
 
-test:  ## Run the whole test suite
+test:  ## Run the tests; LEMNOS_BEDS=1 adds those of real parts that are installed
 	@$(UV) run pytest $(ARGS)
 
 lint:  ## Ruff, mypy --strict, import-linter

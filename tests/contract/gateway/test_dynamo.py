@@ -22,6 +22,7 @@ from tests.waiting import until
 # Looked for before the tests' own home hides it.
 HOME = cache_dir() / "tests" / "dynamo-1.6.1"
 pytestmark = [
+    pytest.mark.bed,
     pytest.mark.skipif(
         not (HOME / "installed").exists(),
         reason="no real Dynamo: tests/contract/gateway/install_dynamo.sh installs it",

@@ -30,6 +30,7 @@ VERSION = "1.13.0"
 # Looked for before the tests' own home hides it.
 ENVIRONMENT = installed("smg", VERSION)
 pytestmark = [
+    pytest.mark.bed,
     pytest.mark.skipif(
         ENVIRONMENT is None,
         reason=f"no real smg: 'lemnos engines install smg=={VERSION}' makes its environment",

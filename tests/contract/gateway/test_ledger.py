@@ -56,6 +56,7 @@ def count(url: str) -> int:
     return int(str(asked(url, "select count(*) from lemnos_ledger")[0][0]))
 
 
+@pytest.mark.bed
 def test_rows_and_sums(url: str, server: postgres.Server) -> None:
     ledger = Ledger(url)
     midnight = 20_000 * DAY
@@ -84,6 +85,7 @@ def test_rows_and_sums(url: str, server: postgres.Server) -> None:
     reader.close()
 
 
+@pytest.mark.bed
 def test_gateways_that_start_together_share_a_database(url: str) -> None:
     ready = threading.Barrier(4)
 
@@ -103,6 +105,7 @@ def test_gateways_that_start_together_share_a_database(url: str) -> None:
     assert asked(url, "select * from lemnos_ledger_meta") == [(1,)]
 
 
+@pytest.mark.bed
 def test_a_server_that_ends_and_comes_back(
     url: str, server: postgres.Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -124,6 +127,7 @@ def test_a_server_that_ends_and_comes_back(
     ledger.close()
 
 
+@pytest.mark.bed
 def test_text_that_postgresql_cannot_hold_stops_no_other_entry(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -136,6 +140,7 @@ def test_text_that_postgresql_cannot_hold_stops_no_other_entry(
     assert caplog.text.count("an entry cannot be written") == 2
 
 
+@pytest.mark.bed
 def test_a_wrong_password_is_not_told(
     server: postgres.Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -147,6 +152,7 @@ def test_a_wrong_password_is_not_told(
     assert "wr0ng-secret" not in str(error.value) + caplog.text
 
 
+@pytest.mark.bed
 def test_a_user_who_may_not_write_is_told(url: str) -> None:
     role = "create role reader login password 'reads-only'"
     asked(url, "drop role if exists reader", role)
@@ -173,7 +179,7 @@ print(number)
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.bed)])
 def any_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return sqlite_url(tmp_path / "ledger.db")

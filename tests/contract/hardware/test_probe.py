@@ -148,6 +148,7 @@ def test_a_file_server_that_hangs_is_given_up(
 # ---------------------------------------------------------------- over SSH
 
 
+@pytest.mark.bed
 @needs_sshd
 def test_hosts_over_ssh(server: sshd.Server, tmp_path: Path) -> None:
     listed = tmp_path / "hosts"
@@ -164,6 +165,7 @@ def test_hosts_over_ssh(server: sshd.Server, tmp_path: Path) -> None:
     until(lambda: not scripts())
 
 
+@pytest.mark.bed
 @needs_sshd
 def test_a_host_that_cannot_be_reached_stays_and_says_why(server: sshd.Server) -> None:
     config = ("--ssh-config", str(server.config))
@@ -173,6 +175,7 @@ def test_a_host_that_cannot_be_reached_stays_and_says_why(server: sshd.Server) -
     assert "nothing listens for SSH there" in done.stderr
 
 
+@pytest.mark.bed
 @needs_sshd
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("where", ["round 1", "reading 2 hosts"])
@@ -198,6 +201,7 @@ def test_a_host_is_probed_once(tmp_path: Path) -> None:
     assert [host.host for host in found] == ["b", "me@a"]
 
 
+@pytest.mark.bed
 @needs_sshd
 def test_chatty_shells_silent_scripts_and_hosts_without_python(
     server: sshd.Server, tmp_path: Path
@@ -244,7 +248,7 @@ def test_hosts_and_ports_that_cannot_be_right(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- between hosts
 
 
-@pytest.mark.skipif(hosts.why_not() is not None, reason=str(hosts.why_not()))
+@pytest.mark.bed
 def test_slow_narrow_closed_and_busy_networks_are_seen(tmp_path: Path) -> None:
     with hosts.hosts(tmp_path, "desk", "n1", "n2") as net:
         net.run("n2", "tc", "qdisc", "add", "dev", "eth0", "root", "tbf",
@@ -277,7 +281,7 @@ def test_slow_narrow_closed_and_busy_networks_are_seen(tmp_path: Path) -> None:
     assert ":29500 " not in still and ":10001 " not in still
 
 
-@pytest.mark.skipif(hosts.why_not() is not None, reason=str(hosts.why_not()))
+@pytest.mark.bed
 def test_hosts_that_do_not_reach_each_other(tmp_path: Path) -> None:
     with hosts.hosts(tmp_path, "desk", "n1", "n2") as net:
         for host, other in (("n1", "10.99.0.3"), ("n2", "10.99.0.2")):

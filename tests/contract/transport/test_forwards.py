@@ -21,10 +21,13 @@ from lemnos.transport.ssh import Ssh
 from tests import sshd
 from tests.waiting import until
 
-pytestmark = pytest.mark.skipif(
-    sshd.SSHD is None,
-    reason="sshd is not installed (Debian: apt-get install openssh-server)",
-)
+pytestmark = [
+    pytest.mark.bed,
+    pytest.mark.skipif(
+        sshd.SSHD is None,
+        reason="sshd is not installed (Debian: apt-get install openssh-server)",
+    ),
+]
 
 
 class Greets(socketserver.BaseRequestHandler):

@@ -17,10 +17,13 @@ from lemnos.models.sources import Source
 from lemnos.transport.ssh import Ssh
 from tests import sshd, tiny_models
 
-pytestmark = pytest.mark.skipif(
-    sshd.SSHD is None or (os.getuid() == 0 and not os.access("/run", os.W_OK)),
-    reason="sshd is not installed (Debian: apt-get install openssh-server)",
-)
+pytestmark = [
+    pytest.mark.bed,
+    pytest.mark.skipif(
+        sshd.SSHD is None or (os.getuid() == 0 and not os.access("/run", os.W_OK)),
+        reason="sshd is not installed (Debian: apt-get install openssh-server)",
+    ),
+]
 
 EVIL = "a b'\"$(touch /tmp/lemnos-never)`id`;\nnext"
 

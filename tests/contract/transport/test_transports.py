@@ -24,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Server]:
         yield made
 
 
-@pytest.fixture(params=["here", "ssh"])
+@pytest.fixture(params=["here", pytest.param("ssh", marks=pytest.mark.bed)])
 def there(request: pytest.FixtureRequest) -> Iterator[Transport]:
     if request.param == "here":
         yield Here()
