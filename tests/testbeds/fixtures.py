@@ -9,6 +9,7 @@ import pytest
 
 from tests.testbeds.slurm import Slurm, slurm
 from tests.testbeds.slurm24 import slurm24
+from tests.testbeds.systemd import Systemd, systemd
 
 GENERATIONS = {"22.05": slurm, "24.11": slurm24}
 
@@ -19,4 +20,12 @@ def cluster(
 ) -> Iterator[Slurm]:
     """Slurm, of both generations one after the other; see tests/testbeds/slurm.py."""
     with GENERATIONS[request.param](tmp_path_factory.mktemp("slurm")) as bed:
+        yield bed
+
+
+@pytest.fixture(scope="module")
+def systemd_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
+    """A host with systemd, which shares the temporary files of this run's tests, for root."""
+    shared = [tmp_path_factory.getbasetemp()]
+    with systemd(tmp_path_factory.mktemp("systemd"), shared=shared) as bed:
         yield bed

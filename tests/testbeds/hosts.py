@@ -212,7 +212,7 @@ def hosts(
         {name: (ssh or {}).get(name, "open") for name in names},
         cgroups.new(),
     )
-    write_keys_and_servers(etc)
+    write_keys_and_servers(etc, pam=systemd)
     reach = {n: f" HostName {address}\n" for n, address in bed.addresses.items()}
     bed.ssh_config.write_text(client(etc, reach))
     _write_names_and_users(bed, root or Path("/"))

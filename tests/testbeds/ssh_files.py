@@ -15,14 +15,15 @@ SSHD = 'mkdir -p /run/sshd && cp "$1" /run/authorized && exec /usr/sbin/sshd -f 
 KINDS = {"open": ("host", "/run/authorized"), "denied": ("host", "none"), "changed": ("changed", "/run/authorized")}  # fmt: skip
 
 
-def write_keys_and_servers(etc: Path) -> None:
-    """Keys of hosts and of the user, and a configuration for each kind of sshd."""
+def write_keys_and_servers(etc: Path, *, pam: bool) -> None:
+    """Keys of hosts and of the user, and a configuration for each kind of sshd. ``pam``: a
+    session is one that systemd knows."""
     for key in ("host", "changed", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", etc / key], check=True)  # fmt: skip
     for kind, (key, authorized) in KINDS.items():
         (etc / f"sshd.{kind}").write_text(
             f"HostKey {etc / key}\nAuthorizedKeysFile {authorized}\n"
-            "PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+            f"PidFile none\nStrictModes no\nUsePAM {'yes' if pam else 'no'}\nPasswordAuthentication no\n"
             "KbdInteractiveAuthentication no\nUseDNS no\nMaxStartups 100\n"
             "Subsystem sftp internal-sftp\n"
         )
