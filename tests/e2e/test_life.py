@@ -51,7 +51,7 @@ def endpoint(port: int) -> Iterator[Any]:
 def files_left(home: Path) -> list[str]:
     """What is there beside the databases, verified stamps and logs."""
     state = home / "lemnos" / "state"
-    kept = {"lemnos.db", "ledger.db", "verified.json"}
+    kept = {"lemnos.db", "ledger.db", "verified.json", "id"}
     return [
         str(path.relative_to(state))
         for path in state.rglob("*")
