@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.testbeds.hosts import REPOSITORY
+from tests.testbeds.hosts import REPOSITORY, SYSTEM
 from tests.testbeds.slurm import Slurm, slurm
 
 PACKAGES = (
@@ -80,4 +80,6 @@ def create() -> None:
 
 
 if __name__ == "__main__" and not ROOT.is_dir():
+    if os.getuid() != 0 or not shutil.which("debootstrap", path=SYSTEM):
+        sys.exit("needs root and debootstrap (Debian: debootstrap)")
     create()

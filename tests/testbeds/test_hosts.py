@@ -15,6 +15,8 @@ from tests.testbeds.cgroups import FREEZER
 from tests.testbeds.hosts import REPOSITORY, Hosts, hosts
 from tests.waiting import until
 
+pytestmark = pytest.mark.bed
+
 KINDS = {"n2": "closed", "n3": "denied", "n4": "changed"}
 SAID = {"n2": "Connection refused", "n3": "Permission denied", "n4": "Host key verification failed"}  # fmt: skip
 

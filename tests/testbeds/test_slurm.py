@@ -13,6 +13,8 @@ import pytest
 from tests.testbeds.slurm import Slurm
 from tests.waiting import until
 
+pytestmark = pytest.mark.bed
+
 
 @pytest.fixture(autouse=True)
 def clear(cluster: Slurm) -> Iterator[None]:

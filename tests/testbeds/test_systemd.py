@@ -12,6 +12,8 @@ from tests.testbeds.hosts import ADA, REPOSITORY
 from tests.testbeds.systemd import Systemd, systemd
 from tests.waiting import until
 
+pytestmark = pytest.mark.bed
+
 UNIT = """
 [Service]
 ExecStart=/bin/sh -c 'echo started >> {log}; exec sleep 1005'
