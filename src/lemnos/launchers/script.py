@@ -59,12 +59,13 @@ def hand_over(secrets: Sequence[Secret]) -> dict[str, str]:
 
 
 def _read_by_shell(secret: Secret) -> str:
+    """An engine never starts without its key: it would let everybody in."""
     read = f'"$(cat {quoted(secret.key_file)})"'
     if secret.env:
         return f"{secret.env}={read} || exit 1\nexport {secret.env}"
     assert secret.file is not None
     before, _, after = secret.text.partition("{key}")
     return (
-        f"(umask 077; {{ printf %s {quoted(before)}; printf %s {read}; "
-        f"printf %s {quoted(after)}; }} > {quoted(secret.file)})"
+        f"(umask 077; key={read} && {{ printf %s {quoted(before)}; "
+        f'printf %s "$key"; printf %s {quoted(after)}; }} > {quoted(secret.file)}) || exit 1'
     )

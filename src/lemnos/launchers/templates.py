@@ -25,7 +25,7 @@ def script(template: str, **values: object) -> str:
 
 def shell_word(value: object) -> str:
     """What a template prints for ``value``."""
-    if isinstance(value, Shell):
+    if isinstance(value, Shell | jinja2.Undefined):  # the latter raises here
         return str(value)
     if isinstance(value, int | float):
         return quoted(str(value))

@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Server]:
         yield made
 
 
-@pytest.fixture(params=["here", "ssh"])
+@pytest.fixture(params=["here", pytest.param("ssh", marks=pytest.mark.bed)])
 def transport(request: pytest.FixtureRequest) -> Iterator[Transport]:
     if request.param == "here":
         yield Here()
@@ -210,6 +210,7 @@ def test_what_cannot_start_is_a_sentence(hosts: Hosts, bed: Bed) -> None:
         hosts.submit(elsewhere)
 
 
+@pytest.mark.bed
 @pytest.mark.skipif(sshd.SSHD is None, reason="sshd is not installed")
 def test_a_host_that_does_not_answer_has_not_ended(
     server: sshd.Server, bed: Bed, tmp_path: Path
