@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 
 from lemnos.deployments.files import Files
 from lemnos.deployments.state import GATEWAY, Rollout, State
@@ -91,6 +92,11 @@ class Fleet:
             self._submit(name, revision, after)
         except LemnosError as error:
             self._refused[name] = f"cannot be started: {error}"
+        except (
+            Exception
+        ) as error:  # a mistake of ours: said, and not made over and over
+            self._refused[name] = f"cannot be started: {type(error).__name__}: {error}"
+            traceback.print_exception(error)
 
     def cancel(self, name: str, *, kill: bool) -> None:
         """End a unit, wherever it is."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+import traceback
 from typing import Any
 
 from lemnos import leases
@@ -96,9 +97,11 @@ class Supervisor:
                 if self._tick():
                     return
                 trouble = ""
-            except LemnosError as error:
+            except (
+                Exception
+            ) as error:  # a full disk, or a mistake of ours: what serves goes on
                 if str(error) != trouble:
-                    sys.stderr.write(f"error: {error}\n")
+                    _tell(error)
                 trouble = str(error)
                 self._probes.wait(TROUBLE_S)
             self._probes.wait(BUSY_TICK_S if self._busy() else TICK_S)
@@ -339,6 +342,15 @@ class Supervisor:
             self._publish(self._state.published or (), revision)
         except LemnosError as error:  # somebody edits it: the keys of before hold
             self._store.add_event(self._name, f"keys: {error}")
+
+
+def _tell(error: Exception) -> None:
+    """To the supervisor's log: a sentence, or for what nobody expected all that is known."""
+    if isinstance(error, LemnosError):
+        sys.stderr.write(f"error: {error}\n")
+    else:
+        traceback.print_exception(error)
+    sys.stderr.flush()
 
 
 def _scheduler(spec: DeploymentSpec) -> SchedulerSpec | None:

@@ -1,0 +1,155 @@
+"""A deployment's life on a real Slurm, of both generations, with the real engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lemnos.spec.facts import LocalModel
+from tests.cluster_life import Life, failed, files_left
+from tests.e2e.conftest import models_cache
+from tests.testbeds.slurm import Slurm
+from tests.waiting import until
+
+pytestmark = [pytest.mark.bed, pytest.mark.usefixtures("embedded")]
+
+ROOM = ["--on", "slurm"]
+SMALL = ["slurm.cpus=2", "slurm.memory=1G", "slurm.poll_s=1"]
+
+
+@pytest.fixture
+def life(
+    cluster: Slurm, embedded: LocalModel, tmp_path: Path, pytestconfig: pytest.Config
+) -> Iterator[Life]:
+    """lemnos on the login node; its home is shared with the others."""
+    made = Life(cluster.at("login"), tmp_path, models_cache(pytestconfig))
+    yield made
+    if made.report("ps"):
+        made.run("down", "--all", "--now")
+    cluster.clear()
+
+
+def settings(*more: str) -> list[str]:
+    return [word for each in (*SMALL, *more) for word in ("--set", each)]
+
+
+def jobs(cluster: Slurm, *words: str) -> list[str]:
+    """``id state`` of each job in the queue."""
+    return cluster.run("login", "squeue", "-h", "-o", "%i %T", *words).splitlines()
+
+
+def test_up_serves_from_a_job_and_down_leaves_nothing(
+    cluster: Slurm, life: Life
+) -> None:
+    found = life.up(*ROOM, *settings("slurm.time=10m"))
+    assert found["ready_s"] > 0
+    assert len(jobs(cluster)) == 1
+    assert "Paris" in life.run(
+        *("chat", "--prompt", "The capital of France?", "--temperature", "0")
+    )
+    assert "listening" in life.run("logs", "-n", "500")
+    batch = life.run("logs", "--role", "batch")
+    assert "on n" in batch
+    again = life.up(*ROOM, *settings("slurm.time=10m"))
+    assert again["already_up"]
+    life.run("down")
+    until(lambda: not jobs(cluster), within_s=30)
+    assert files_left(life.home) == []
+    for node in ("n1", "n2", "n3"):
+        assert not [p for p in cluster.hosts.processes(node) if "llamacpp" in p]
+
+
+def test_past_the_time_limit_without_a_failed_request(
+    cluster: Slurm, life: Life
+) -> None:
+    # Its limit is the minute that Slurm counts in; the second half of it is the successor's.
+    found = life.up(*ROOM, *settings("slurm.time=30s", "slurm.drain_s=5"))
+    with life.load(found["url"]) as told:
+        until(lambda: len(served(life)) > 2, within_s=150)
+    assert failed(told) == []
+    assert len({who for _, who in told}) > 2
+    assert life.report("ps")[0]["restarts"] == 0
+
+
+def served(life: Life) -> list[str]:
+    state = life.home / "state" / "deployments"
+    return [path.stem for path in state.glob("*/engine-?.log")]
+
+
+def test_a_new_revision_and_back_without_a_failed_request(
+    cluster: Slurm, life: Life
+) -> None:
+    found = life.up(*ROOM, *settings("slurm.time=10m"))
+    with life.load(found["url"]) as told:
+        life.up("--concurrency", "2", *ROOM, *settings("slurm.time=10m"))
+        life.run("rollback")
+    assert failed(told) == []
+    assert len({who for _, who in told}) == 3
+    history = life.report("history")
+    assert [each["state"] for each in history] == ["served", "served", "serves"]
+    assert history[2]["copy_of"] == 1
+
+
+def test_a_revision_that_slurm_refuses_leaves_the_old_one(
+    cluster: Slurm, life: Life
+) -> None:
+    found = life.up(*ROOM, *settings("slurm.time=10m"))
+    with life.load(found["url"]) as told:
+        said = life.run(
+            *("up", "smollm2", "--context", "512", *ROOM),
+            *settings("slurm.time=10m", "slurm.partition=gpus"),
+            code=1,
+        )
+    assert "no partition 'gpus'" in said or "gpus" in said
+    assert "revision 1 serves on" in said
+    assert failed(told) == []
+    assert life.report("ps")[0]["phase"] == "ready"
+
+
+def test_when_its_node_dies_a_replica_comes_back_elsewhere(
+    cluster: Slurm, life: Life
+) -> None:
+    life.up(*ROOM, *settings("slurm.time=10m"))
+    (node,) = cluster.run("login", "squeue", "-h", "-o", "%N").split()
+    cluster.kill_node(node)
+
+    def elsewhere() -> bool:
+        (shown,) = life.report("ps")
+        running = cluster.run("login", "squeue", "-h", "-t", "R", "-o", "%N").split()
+        ready = shown["phase"] == "ready" and shown["restarts"] > 0
+        return ready and bool(running) and node not in running
+
+    try:
+        until(elsewhere, within_s=150)
+        assert "Paris" in life.run(
+            *("chat", "--prompt", "The capital of France?", "--temperature", "0")
+        )
+    finally:
+        cluster.revive_node(node)
+
+
+def test_a_supervisor_that_was_killed_finds_its_jobs(
+    cluster: Slurm, life: Life
+) -> None:
+    found = life.up(*ROOM, *settings("slurm.time=10m"))
+    before = jobs(cluster)
+    (shown,) = life.report("ps")
+    cluster.run("login", "kill", "-9", str(shown["supervisor_pid"]))
+    with life.load(found["url"]) as told:
+        again = life.up(*ROOM, *settings("slurm.time=10m"))
+    assert again["already_up"] and failed(told) == []
+    assert jobs(cluster) == before
+
+
+def test_a_job_cancelled_by_somebody_comes_back_and_it_is_said(
+    cluster: Slurm, life: Life
+) -> None:
+    life.up(*ROOM, *settings("slurm.time=10m"))
+    (job,) = jobs(cluster)
+    cluster.run("login", "scancel", job.split()[0])
+    until(lambda: life.report("ps")[0]["restarts"] == 1, within_s=60)
+    until(lambda: life.report("ps")[0]["phase"] == "ready", within_s=60)
+    assert "cancel" in life.report("ps")[0]["why"].lower()
+    assert life.report("history")[0]["failures"]
