@@ -14,6 +14,7 @@ import re
 import shlex
 
 from lemnos.errors import UsageError
+from lemnos.launchers import containers
 from lemnos.launchers.logs import logs_of
 from lemnos.launchers.script import body_of
 from lemnos.launchers.site import Site
@@ -76,12 +77,6 @@ OWNED_ATTRIBUTES = ("depend", "interactive", "block", "sandbox", "stagein", "sta
 def render(unit: Unit, site: Site) -> Rendered:
     """Raises UsageError for what PBS cannot do, with the key to change."""
     spec = site.spec.pbs
-    if site.spec.container and site.spec.container.runtime == "pyxis":
-        raise UsageError(
-            "Pyxis is a plugin of Slurm",
-            where="container.runtime",
-            fix="use apptainer, podman or docker",
-        )
     wall_s = _wall_s(unit, spec)
     files = {"batch.sh": _batch(unit, site, wall_s)}
     alone = {
@@ -313,6 +308,7 @@ def _rank(job: Job, unit: Unit, site: Site, *, alone: bool) -> str:
     chosen = unit.place.gpus_per_host if alone and not unit.place.devices else 0
     if "CUDA_VISIBLE_DEVICES" in job.command.env:
         chosen = 0
+    contained, removal = _contained(job, unit, site)
     return script(
         "pbs_rank.sh.j2",
         directory=site.unit_directory(unit.name),
@@ -322,7 +318,8 @@ def _rank(job: Job, unit: Unit, site: Site, *, alone: bool) -> str:
         modules=list(site.spec.modules),
         gpus=chosen,
         grace_s=GRACE_S,
-        body=Shell(body_of(_contained(job, unit, site))),
+        body=Shell(body_of(contained)),
+        removal=Shell(shlex.join(removal)),
     )
 
 
@@ -332,21 +329,20 @@ def _mark(job: Job, unit: Unit, site: Site) -> str:
     return f"{name_of(job)}-{hashlib.sha256(directory.encode()).hexdigest()[:16]}"
 
 
-def _contained(job: Job, unit: Unit, site: Site) -> Job:
+def _contained(job: Job, unit: Unit, site: Site) -> tuple[Job, tuple[str, ...]]:
+    """The job in its container, and what removes that: Docker's are no children of ours."""
     container = site.spec.container
     if container is None or job.role == "gateway":
-        return job
-    from lemnos.launchers.containers import inside
-
+        return job, ()
     files = site.files(unit.name)
-    contained: Job = inside(
+    contained = containers.inside(
         job,
         container,
         gpus=unit.place.devices or bool(unit.place.gpus_per_host),
         writable=(site.directory, files.cache),
         readable=(files.key_file,),
     )
-    return contained
+    return contained, containers.removal(job, container)
 
 
 def _facts(unit: Unit, site: Site) -> str:

@@ -84,6 +84,17 @@ def test_every_script_of_the_matrix_is_sound(tmp_path: Path) -> None:
         check_script(tmp_path, "job.sh", text)
 
 
+@pytest.mark.parametrize("runtime", ["docker", "podman", "apptainer"])
+def test_containers(runtime: str, tmp_path: Path) -> None:
+    """Docker's and Podman's are removed with the process; no key is in any line."""
+    container = {"image": "vllm/vllm-openai:v0.26.0", "runtime": runtime}
+    files = rendered({}, {"container": container}).files
+    check_script(tmp_path, "job.sh", files["engine-0.sh"])
+    assert runtime in files["engine-0.sh"].partition("run() {")[2]
+    removed = f"  {runtime} rm --force" in files["engine-0.sh"]
+    assert removed == (runtime != "apptainer")
+
+
 def test_what_is_asked_for() -> None:
     words = qsub(**FULL)
     assert value(words, "-l") == [
@@ -134,7 +145,7 @@ def test_what_lemnos_sets_or_pbs_cannot_is_refused(
 
 def test_pyxis_is_of_slurm() -> None:
     container = {"image": "x.sqsh", "runtime": "pyxis"}
-    with pytest.raises(UsageError, match="Pyxis"):
+    with pytest.raises(UsageError, match="pyxis"):
         rendered({}, {"container": container})
 
 
