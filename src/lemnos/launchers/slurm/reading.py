@@ -6,7 +6,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from lemnos.launchers.slurm.papers import Papers
 from lemnos.launchers.slurm.parse import SlurmJob
-from lemnos.launchers.slurm.words import ending, waiting, words
+from lemnos.launchers.slurm.words import (
+    NO_ADDRESS,
+    UNSEEN,
+    ending,
+    waiting,
+    words,
+)
+from lemnos.launchers.slurm.words import unseen as unseen_by
 from lemnos.spec.unit import UnitStatus
 
 NONE = Papers()
@@ -62,7 +69,7 @@ def statuses(
         if is_over(job, paper):
             if paper.of(job.id):
                 who = (cancelled_by or {}).get(job.id, "")
-                found[name] = _ended(job, paper, who)
+                found[name] = _ended(job, paper, who, directory)
         elif is_queued(job):
             found[name] = UnitStatus(
                 state="queued",
@@ -80,15 +87,11 @@ def statuses(
     return found
 
 
-def _running(job: SlurmJob, paper: Papers, url_of: UrlOf, directory: str) -> UnitStatus:
+def _running(job: SlurmJob, paper: Papers, url_of: UrlOf, lost: str) -> UnitStatus:
     here = paper.here if paper.registered(job.id, job.restarts) else None
     broken = paper.how_ended(job.id, job.restarts) or words().running.get(job.state, "")
-    if directory and not here and not broken:
-        node = job.nodes[0] if job.nodes else "its node"
-        broken = (
-            f"{node} does not see {directory}: the state directory must be on a file system "
-            "that the nodes share; set LEMNOS_HOME"
-        )
+    if lost and not here and not broken:
+        broken = unseen_by(job, lost)
     return UnitStatus(
         state="running",
         broken=broken,
@@ -101,15 +104,21 @@ def _running(job: SlurmJob, paper: Papers, url_of: UrlOf, directory: str) -> Uni
     )
 
 
-def _ended(job: SlurmJob, paper: Papers, who: str) -> UnitStatus:
+def _ended(job: SlurmJob, paper: Papers, who: str, directory: str) -> UnitStatus:
     how = ending(job)
     told = paper.how_ended(job.id, job.restarts)
     if paper.cancelled == job.id:
         how = f"was ended by lemnos ({told})" if told else "was cancelled by lemnos"
     elif job.state == "CANCELLED":
         how = f"was cancelled by {who or 'somebody else, not by lemnos'}"
+    elif job.state == "COMPLETING" and (why := paper.why_leaving(job.id, job.restarts)):
+        how = why  # whether cancelled, preempted or over, plain squeue says a moment later
     elif told and job.state in ("FAILED", "COMPLETED", "COMPLETING"):
         how = told
+    elif job.code == UNSEEN and not paper.here_id:
+        how = unseen_by(job, directory)
+    elif job.code == NO_ADDRESS and not paper.here_id:
+        how = "one of its nodes has no address on the interface that the spec names"
     hosts = paper.hosts or job.nodes
     return UnitStatus(
         state="ended", why=how, id=str(job.id), hosts=hosts, starts=job.restarts

@@ -11,7 +11,7 @@ from lemnos.launchers.late import host as late_host
 from lemnos.launchers.script import body_of
 from lemnos.launchers.site import Site
 from lemnos.launchers.slurm.parse import Partition
-from lemnos.launchers.slurm.words import check_owned
+from lemnos.launchers.slurm.words import NO_ADDRESS, UNSEEN, check_owned
 from lemnos.launchers.templates import Shell, script
 from lemnos.spec.place import INNER_PORTS
 from lemnos.spec.plan import Job
@@ -211,6 +211,8 @@ def _batch(unit: Unit, site: Site, header: list[str]) -> str:
         header=[Shell(line) for line in header],
         home=site.unit_directory(unit.name),
         log=batch_log(site, unit.name),
+        unseen=UNSEEN,
+        no_address=NO_ADDRESS,
         modules=site.spec.modules,
         interface=place.interface or "",
         hosts=len(place.hosts),

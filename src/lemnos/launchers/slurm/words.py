@@ -16,6 +16,9 @@ from lemnos.spec.document import parse
 NO_LOG = 53
 """The signal with which slurmstepd says that it could not open a job's own files."""
 
+UNSEEN, NO_ADDRESS = 66, 78
+"""Exit codes of the batch script before it has registered (sysexits.h: no input, configuration)."""
+
 
 class Refusal(Value):
     """An answer of sbatch: the pattern ``says``, and its meaning."""
@@ -71,6 +74,15 @@ def ending(job: SlurmJob) -> str:
     if job.state in ("TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL") and job.nodes:
         return f"{said}; it ran on {', '.join(job.nodes[:4])}"
     return said
+
+
+def unseen(job: SlurmJob, directory: str) -> str:
+    """A job whose node does not see the units' directory."""
+    node = job.nodes[0] if job.nodes else "its node"
+    return (
+        f"{node} does not see {directory}: the state directory must be on a file system that the "
+        "nodes share; set LEMNOS_HOME"
+    )
 
 
 def _failure(job: SlurmJob) -> str:

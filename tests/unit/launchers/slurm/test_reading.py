@@ -50,9 +50,11 @@ def test_a_process_that_ended_and_a_job_that_leaves() -> None:
         ("FAILED", Papers(job=7, ended="7 0 3 engine-0"), "engine-0 ended with exit code 3"),
         ("COMPLETED", Papers(job=7, ended="7 0 0 engine-0"), "engine-0 ended with exit code 0"),
         ("COMPLETING", Papers(job=7, ended="7 0 3 engine-0"), "engine-0 ended with exit code 3"),
+        ("COMPLETING", Papers(job=7, ended="7 0 143 engine-0", leaving="7 0 it was told"), "it was told"),
         ("CANCELLED", Papers(job=7), "was cancelled by somebody else, not by lemnos"),
         ("CANCELLED", Papers(job=7, cancelled=7), "was cancelled by lemnos"),
         ("CANCELLED", Papers(job=7, cancelled=6), "was cancelled by somebody else, not by lemnos"),
+        ("FAILED", Papers(job=7), "failed"),
         ("TIMEOUT", Papers(job=7, ended="7 0 143 engine-0"), "its time was over"),
     ],
 )  # fmt: skip
@@ -87,6 +89,15 @@ def test_a_directory_that_the_node_does_not_see() -> None:
     )
     assert "n1 does not see /s/units" in found["engine-0"].broken
     assert "LEMNOS_HOME" in found["engine-0"].broken
+
+
+def test_what_the_batch_script_itself_fails_with() -> None:
+    lost = status(Papers(job=7), state="FAILED", code=66)
+    assert "n1 does not see /s/units" in lost.why
+    odd = status(Papers(job=7), state="FAILED", code=78)
+    assert "no address on the interface" in odd.why
+    own = status(KNOWN, state="FAILED", code=66)
+    assert own.why == "ended with exit code 66", "an engine's own, after it registered"
 
 
 def test_an_ended_job_of_an_earlier_deployment_is_nobodys() -> None:

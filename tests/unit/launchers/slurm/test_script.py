@@ -49,7 +49,7 @@ class Cluster:
         self.log = directory / "engine-0.log"
 
     def start(self, number: int = 7) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+        self.process = subprocess.Popen(
             ["bash", str(self.home / "batch.sh")],
             env={
                 "PATH": f"{self.root}/bin:{os.environ['PATH']}",
@@ -60,6 +60,7 @@ class Cluster:
             },
             cwd="/",
         )
+        return self.process
 
     @property
     def here(self) -> dict[str, object]:
