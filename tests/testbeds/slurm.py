@@ -40,6 +40,24 @@ MUNGED = (
     "mkdir -p /run/munge && exec munged --force --key-file={key} --seed-file=/run/munge/seed"
     " --pid-file=/run/munge/pid --log-file=/run/munge/log"
 )
+ACCOUNTING = (
+    "AccountingStorageType=accounting_storage/slurmdbd",
+    "AccountingStorageHost=login",
+    "AccountingStorageEnforce=associations,limits,qos",
+    "AccountingStorageTRES=gres/gpu",
+    "JobAcctGatherType=jobacct_gather/linux",
+)
+SLURMDBD = """
+AuthType=auth/munge
+DbdHost=login
+SlurmUser=root
+LogFile={directory}/log/slurmdbd
+PidFile=/run/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=accounting
+"""
 
 
 @dataclass
@@ -147,6 +165,7 @@ def slurm(
     memory_mb: int = 16_000,
     down_after_s: int = 6,
     grace_s: int = 5,
+    accounting: bool = False,
     more: str = "",
     root: Path | None = None,
     shared: Sequence[Path] = (),
@@ -154,10 +173,12 @@ def slurm(
     """A cluster while the body runs; the test is skipped where there can be none.
 
     ``down_after_s``: how long a silent node counts as there; ``grace_s``: what a job of
-    ``cheap`` has between SIGTERM and its end when it is preempted; ``more``: further lines of
+    ``cheap`` has between SIGTERM and its end when it is preempted; ``accounting``: sacct
+    answers, jobs need an account that the user has (``lab``; there is ``other``, too) and a QoS
+    of it (``normal``, or ``brief``: two minutes at most), which takes 3 s more; ``more``: further lines of
     slurm.conf; ``root``: the directory of a system whose Slurm it is; ``shared``: what of this machine's
     files that sees, too."""
-    if reason := why_not(root):
+    if reason := why_not(root, accounting=accounting):
         pytest.skip(reason)
     names = [f"n{number}" for number in range(1, nodes + 1)]
     for name in ("etc", "state", "spool", "log", "gpus"):
@@ -167,8 +188,6 @@ def slurm(
     values = {
         "directory": directory / "slurm",
         "proctrack": proctrack,
-        "gather": "jobacct_gather/none",
-        "storage": "accounting_storage/none",
         "nodes": "\n".join(f"NodeName={n} Feature=h100,rack{racks[n]}" for n in names),
         "cpus": cpus,
         "cores": cpus // 2,
@@ -176,7 +195,7 @@ def slurm(
         "gpus": gpus,
         "down_after_s": down_after_s,
         "grace_s": grace_s,
-        "more": more,
+        "more": "\n".join([*(ACCOUNTING if accounting else ()), more]),
     }
     etc = directory / "slurm/etc"
     (etc / "slurm.conf").write_text(Template((HERE / "slurm.conf").read_text()).substitute(values))  # fmt: skip
@@ -190,7 +209,16 @@ def slurm(
     key.write_bytes(os.urandom(1024))
     key.chmod(0o600)
     munged = ["sh", "-c", MUNGED.format(key=shlex.quote(str(key)))]
-    services = {"login": [munged, ["slurmctld", "-c"]]} | {n: [munged, ["slurmd"]] for n in names}  # fmt: skip
+    (etc / "slurmdbd.conf").write_text(SLURMDBD.format(directory=directory / "slurm"))
+    (etc / "slurmdbd.conf").chmod(0o600)
+    dbd = (
+        [["sh", str(HERE / "accounting.sh"), f"{directory}/slurm"]]
+        if accounting
+        else []
+    )
+    # With accounting it takes a while until slurmctld is there; slurmd would try again late.
+    first = [["sh", "-c", "until scontrol ping | grep -q UP; do sleep 0.1; done"]] if accounting else []  # fmt: skip
+    services = {"login": [munged, *dbd, ["slurmctld", "-c"]]} | {n: [munged, *first, ["slurmd"]] for n in names}  # fmt: skip
     with hosts(
         directory,
         "login",
@@ -205,10 +233,11 @@ def slurm(
         yield bed
 
 
-def why_not(root: Path | None = None) -> str | None:
+def why_not(root: Path | None = None, *, accounting: bool = False) -> str | None:
     """Why there can be no cluster here; None if there can."""
-    tools = ("slurmctld", "slurmd", "sbatch", "munged")
+    tools = ["slurmctld", "slurmd", "sbatch", "munged"]
+    tools += ["slurmdbd", "mariadbd"] if accounting else []
     where = ":".join(f"{root or ''}{directory}" for directory in SYSTEM.split(":"))
     if missing := [tool for tool in tools if not shutil.which(tool, path=where)]:
-        return f"needs {', '.join(missing)} (Debian: slurmctld, slurmd, slurm-client, munge)"  # fmt: skip
+        return f"needs {', '.join(missing)} (Debian: slurmctld, slurmd, slurm-client, munge; slurmdbd, mariadb-server-core)"  # fmt: skip
     return no_hosts()

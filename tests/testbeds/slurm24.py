@@ -27,6 +27,8 @@ PACKAGES = (
     "slurmd",
     "slurm-client",
     "slurm-wlm-basic-plugins",
+    "slurmdbd",
+    "mariadb-server-core",
     "munge",
     "iproute2",
     "openssh-server",
