@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 LOAD = """
-import json, sys, threading, time, urllib.request
-url, model, every, stop = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4]
-import os
+import json, os, sys, threading, time, urllib.request
+url, model, every, stop, key = sys.argv[1], sys.argv[2], float(sys.argv[3]), *sys.argv[4:6]
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 told, threads = [], []
 def ask():
     body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 1}).encode()
-    request = urllib.request.Request(url + "/completions", body, {"content-type": "application/json"})
+    request = urllib.request.Request(url + "/completions", body)
+    request.add_header("content-type", "application/json")
+    if key:
+        request.add_header("authorization", "Bearer " + key)
     try:
         with direct.open(request, timeout=60) as answer:
             told.append((answer.status, answer.headers["x-lemnos-target"]))
@@ -67,7 +69,9 @@ class Life:
         return self.report("up", "smollm2", "--context", "512", *words)
 
     @contextlib.contextmanager
-    def load(self, url: str, every_s: float = 0.5) -> Iterator[list[tuple[int, str]]]:
+    def load(
+        self, url: str, every_s: float = 0.5, key: str = ""
+    ) -> Iterator[list[tuple[int, str]]]:
         """One-token requests while the body runs; afterwards (status, who answered) of each."""
         told: list[tuple[int, str]] = []
         stop = self.home / "stop"
@@ -75,7 +79,7 @@ class Life:
         child = subprocess.Popen(
             [
                 *(*self.words, sys.executable, "-I", "-S", "-c", LOAD),
-                *(url, "smollm2-135m-instruct", str(every_s), str(stop)),
+                *(url, "smollm2-135m-instruct", str(every_s), str(stop), key),
             ],
             stdout=subprocess.PIPE,
             text=True,

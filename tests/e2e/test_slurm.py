@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,3 +154,75 @@ def test_a_job_cancelled_by_somebody_comes_back_and_it_is_said(
     until(lambda: life.report("ps")[0]["phase"] == "ready", within_s=60)
     assert "cancel" in life.report("ps")[0]["why"].lower()
     assert life.report("history")[0]["failures"]
+
+
+CLOUD = """
+import http.server, json, socketserver, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        choice = {"index": 0, "text": "cloud", "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        body = json.dumps({"id": "c", "object": "text_completion", "choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = daemon_threads = True
+Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_while_the_job_waits_the_cloud_answers_and_then_the_job_does(
+    cluster: Slurm, life: Life
+) -> None:
+    words = (sys.executable, "-I", "-S", "-c", CLOUD, "9911")
+    cloud = cluster.start("login", *words)
+    others = cluster.submit("--exclusive", "--nodes=3", "--wrap=sleep 600")
+    until(lambda: cluster.state(others) == "RUNNING")
+    try:
+        key = life.run("keys", "add", "me", "--keys-file", str(life.home / "keys.yaml"))
+        spec = life.home / "spec.yaml"
+        spec.write_text(
+            "model: smollm2\non: slurm\nworkload: {context: 512}\n"
+            "slurm: {cpus: 2, memory: 1G, poll_s: 1, time: 10m}\n"
+            "endpoint:\n  keys_file: keys.yaml\n  cloud:\n"
+            "  - {url: 'http://127.0.0.1:9911', apis: [chat, completions], name: cloud,"
+            " price: {input: 1, output: 2, as_of: 2026-11-21}}\n"
+        )
+        found = life.report("up", str(spec))
+        assert life.report("ps")[0]["phase"] == "launching"
+        assert "queued" in life.report("ps")[0]["stage"]
+        with life.load(found["url"], key=key.split()[-1]) as told:
+            until(lambda: cluster.run("login", "scancel", others) == "")
+            until(lambda: life.report("ps")[0]["phase"] == "ready", within_s=90)
+            until(lambda: "engine-0" in life.run("logs", "--job", "gateway-0"))
+    finally:
+        cloud.kill()
+        cloud.wait()
+        cluster.run("login", "scancel", others)
+    assert failed(told) == []
+    assert {who for _, who in told} == {"cloud", "engine-0"}
+
+
+def test_from_elsewhere_through_the_login_node(
+    cluster: Slurm, embedded: LocalModel, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """lemnos and its gateway run here, jobs and files there; the endpoint comes back by forwards."""
+    ssh = cluster.hosts.ssh_from_here
+    words = ("env", f"LEMNOS_SSH_CONFIG={ssh}")
+    here = Life(words, tmp_path, models_cache(pytestconfig))
+    try:
+        found = here.up(*ROOM, "--via", "login", *settings("slurm.time=10m"))
+        with here.load(found["url"]) as told:
+            assert here.run("chat", "--prompt", "Hello")
+            assert "listening" in here.run("logs", "-n", "500")
+        assert failed(told) == []
+    finally:
+        here.run("down", "--now")
+    until(lambda: not jobs(cluster), within_s=30)
+    assert files_left(here.home) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 from lemnos import paths
 from lemnos.deployments.files import Files
@@ -117,4 +119,5 @@ def _transport(spec: DeploymentSpec) -> Transport:
         )
     from lemnos.transport.ssh import Ssh
 
-    return Ssh(spec.via)
+    config = os.environ.get("LEMNOS_SSH_CONFIG")
+    return Ssh(spec.via, Path(config) if config else None)
