@@ -203,7 +203,7 @@ def test_while_the_job_waits_the_cloud_answers_and_then_the_job_does(
             until(lambda: "engine-0" in life.run("logs", "--job", "gateway-0"))
     finally:
         cloud.kill()
-        cloud.wait()
+        cloud.communicate()
         cluster.run("login", "scancel", others)
     assert failed(told) == []
     assert {who for _, who in told} == {"cloud", "engine-0"}
