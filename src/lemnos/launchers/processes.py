@@ -9,6 +9,7 @@ finds what runs without any file that could be stale, and nothing is left behind
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
 import signal
@@ -44,9 +45,6 @@ class Processes:
     def __init__(self, deployment: str) -> None:
         self._deployment = deployment
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._adopted: dict[str, psutil.Process] = {}
-        for name, processes in self._find().items():
-            self._adopted[name] = processes[0]
 
     def submit(self, job: Job, script: Sequence[str] = ()) -> None:
         """Start ``job`` in a new session, its output appended to its log file.
@@ -106,6 +104,12 @@ class Processes:
     def mark(self, name: str) -> str:
         """What recognises a job. It names the state directory too: another LEMNOS_HOME may have the same deployment."""
         return f"{paths.state_dir()}|{self._deployment}|{name}"
+
+    @functools.cached_property
+    def _adopted(self) -> dict[str, psutil.Process]:
+        """Jobs that another supervisor started. They are looked for when they are first asked for:
+        to look takes longer than to render a unit."""
+        return {name: processes[0] for name, processes in self._find().items()}
 
     def _sessions(self) -> dict[int, str]:
         """This launcher's jobs by their sessions, which outlive their first process. A process
