@@ -56,7 +56,7 @@ def header(slurm: dict[str, Any], gpus: int = 4, **more: Any) -> list[str]:
     return [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")]  # fmt: skip
 
 
-def dynamo(roles: Role, hosts: int, gpus: int) -> tuple[Unit, Any]:
+def dynamo(roles: Role | None, hosts: int, gpus: int) -> tuple[Unit, Any]:
     """Seed 003's shapes: GLM over Dynamo, prefill and decode apart."""
     plan = glm("dynamo", roles=roles, layout={"tensor": gpus})
     site = units.site(slurm={"gpu_type": "gb200"}, modules=["cuda/13.0"])
@@ -79,6 +79,11 @@ def two_nodes() -> Rendered:
     return rendered(2, 4, slurm=FULL, modules=["gcc/13", "cuda/12.8"], interface="ib0")
 
 
+def split_on_one_node() -> Rendered:
+    """Each worker with GPUs of its own."""
+    return render.render(*dynamo(Role(prefill=1, decode=1), 1, 2))
+
+
 def split_over_six_nodes() -> Rendered:
     return render.render(*dynamo(Role(prefill=4, decode=2), 6, 4))
 
@@ -91,6 +96,7 @@ def pyxis() -> Rendered:
 CASES = {
     "one-node": one_node,
     "two-nodes": two_nodes,
+    "1p1d": split_on_one_node,
     "4p2d": split_over_six_nodes,
     "pyxis": pyxis,
 }
@@ -119,6 +125,7 @@ def test_every_script_of_the_matrix_is_sound(tmp_path: Path) -> None:
         done = rendered(hosts, gpus, container=container, interface=interface, modules=modules, slurm=slurm)  # fmt: skip
         texts |= set(done.files.values())
     texts |= set(split_over_six_nodes().files.values())
+    texts |= set(split_on_one_node().files.values())
     assert len(texts) > 20
     for text in texts:
         check_script(tmp_path, "job.sh", text)
@@ -222,12 +229,7 @@ def test_steps_are_where_their_hosts_are() -> None:
 
 
 def test_devices_count_among_those_that_slurm_gave() -> None:
-    plan = glm("dynamo", roles=Role(prefill=1, decode=1), layout={"tensor": 2})
-    site = units.site()
-    place = Place(hosts=render.late_hosts(1), gpus_per_host=4, port=late.PORT, inner_port=late.INNER_PORT)  # fmt: skip
-    jobs = engine_named("dynamo").jobs(plan, 0, place, site.files("engine-0"))
-    unit = Unit(deployment="box", name="engine-0", jobs=jobs, place=place)
-    decode = render.render(unit, site).files["engine-0.2.sh"]
+    decode = split_on_one_node().files["engine-0.2.sh"]
     assert '"$name=${given[2]},${given[3]}"' in decode
     assert "CUDA_VISIBLE_DEVICES=2,3" not in decode
 
