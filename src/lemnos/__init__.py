@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         status,
     )
     from lemnos.proposals import for_gpus, planned_spec, propose, save_spec
+    from lemnos.queues.asking import queued_plans, queued_spec, room_for
     from lemnos.wire.client import AsyncClient, Client
 
 _HOMES = {
@@ -48,6 +49,7 @@ _HOMES = {
     "lemnos.engines.environments.places": ("environments",),
     "lemnos.errors": ("LemnosError", "UsageError"),
     "lemnos.proposals": ("for_gpus", "planned_spec", "propose", "save_spec"),
+    "lemnos.queues.asking": ("queued_plans", "queued_spec", "room_for"),
     "lemnos.wire.client": ("AsyncClient", "Client"),
     "lemnos.deployments.endpoint": ("Endpoint",),
     "lemnos.life": (
@@ -101,10 +103,13 @@ __all__ = [
     "planned_spec",
     "probe",
     "propose",
+    "queued_plans",
+    "queued_spec",
     "rendered",
     "rerun",
     "restart",
     "rollback",
+    "room_for",
     "save_spec",
     "scale",
     "status",

@@ -9,8 +9,10 @@ import typer
 
 from lemnos.cli import options
 from lemnos.cli.output import Json, err, out, print_json, table
+from lemnos.errors import UsageError
 
 if TYPE_CHECKING:
+    from lemnos.queues.ranking import QueuedPlans
     from lemnos.spec.proposal import Proposal, Proposals
 
 SHOWN_PLANS, SHOWN_REJECTED = 6, 8
@@ -135,6 +137,9 @@ def plan(
     ] = None,
     revision: options.Revision = None,
     file: options.File = None,
+    on: options.On = None,
+    via: options.Via = None,
+    set_: options.Set = None,
     as_json: Json = False,
 ) -> None:
     """Show what fits, how fast, and why not otherwise; start nothing."""
@@ -169,6 +174,30 @@ def plan(
         "routing": routing,
         "split": split,
     }
+    if on or via or set_:
+        from lemnos.cli import queued
+
+        if workload:
+            raise UsageError("--workload replays a log on a cluster, and not with --on")
+        spec: dict[str, Any] = {
+            "on": on,
+            "via": via,
+            "settings": set_ or None,
+            "revision": revision,
+            "file": file,
+        }
+        asked = {key: value for key, value in pinned.items() if value is not None}
+        queued.plan_in_room(
+            model,
+            spec,
+            asked,
+            cluster=cluster,
+            calibrate=calibrate,
+            trust_headers=trust_headers,
+            save=save,
+            as_json=as_json,
+        )
+        return
     if not lemnos.for_gpus(model, cluster, file):
         from lemnos.cli.up import show_plan
 
@@ -206,20 +235,20 @@ def plan(
 
 def _show(found: Proposals) -> None:
     if found.plans:
-        _show_chosen(found.plans[0])
+        show_chosen(found.plans[0])
         _show_table(found)
     else:
         out().print("[bold red]nothing fits[/]")
-    _show_rejected(found)
+    show_rejected(found)
     _show_replayed(found)
 
 
-def _show_chosen(plan: Proposal) -> None:
+def show_chosen(plan: Proposal) -> None:
     console = out()
     nodes = "node" if plan.nodes == 1 else "nodes"
     console.print(
         f"[bold]{plan.model}[/] ({plan.stored}) on {plan.engine} {plan.engine_version}: "
-        f"[bold]{_layout(plan)}[/], {plan.gpus} x {plan.gpu} on {plan.nodes} {nodes}"
+        f"[bold]{plan.divided}[/], {plan.gpus} x {plan.gpu} on {plan.nodes} {nodes}"
     )
     for pool in plan.pools:
         console.print(
@@ -240,16 +269,16 @@ def _show_chosen(plan: Proposal) -> None:
     ):
         low, high = interval
         console.print(
-            f"  {label:15}{_figure(value)} {unit}   ({_figure(low)} to {_figure(high)})",
+            f"  {label:15}{figure(value)} {unit}   ({figure(low)} to {figure(high)})",
             markup=False,
         )
     if plan.tpot_ms_even_routing and plan.tpot_ms_even_routing > plan.tpot_ms:
         console.print(
             "  The middle figures are as measured, with random weights, whose tokens all go to "
             "the same experts.\n  Real tokens spread over the experts, nearly evenly: expect up to "
-            f"[bold]{_figure(plan.tpot_ms_even_routing)} ms[/] each, first token "
-            f"{_figure(plan.ttft_ms_even_routing or 0)} ms, "
-            f"{_figure(plan.output_tokens_per_s_even_routing or 0)} tokens/s. "
+            f"[bold]{figure(plan.tpot_ms_even_routing)} ms[/] each, first token "
+            f"{figure(plan.ttft_ms_even_routing or 0)} ms, "
+            f"{figure(plan.output_tokens_per_s_even_routing or 0)} tokens/s. "
             "Plans are chosen by these.",
             style="yellow",
         )
@@ -313,16 +342,16 @@ def _show_table(found: Proposals) -> None:
         grid.add_row(
             ">" if number == 0 else "*" if number in found.pareto else "",
             plan.model,
-            _layout(plan),
+            plan.divided,
             f"{plan.gpus} {plan.gpu}",
             plan.settings.kv_cache_dtype,
             f"{plan.kv_cache_tokens:,}",
-            _figure(plan.ttft_ms),
-            _figure(plan.tpot_ms),
-            _figure(plan.output_tokens_per_s),
+            figure(plan.ttft_ms),
+            figure(plan.tpot_ms),
+            figure(plan.output_tokens_per_s),
             (
-                f"{_figure(plan.tpot_ms_even_routing)} ms, "
-                f"{_figure(plan.output_tokens_per_s_even_routing or 0)}/s"
+                f"{figure(plan.tpot_ms_even_routing)} ms, "
+                f"{figure(plan.output_tokens_per_s_even_routing or 0)}/s"
                 if plan.tpot_ms_even_routing
                 else ""
             ),
@@ -332,7 +361,7 @@ def _show_table(found: Proposals) -> None:
     out().print("  > chosen   * no other plan beats it", style="dim", markup=False)
 
 
-def _show_rejected(found: Proposals) -> None:
+def show_rejected(found: Proposals | QueuedPlans) -> None:
     console = out()
     if not found.rejected and not found.smallest:
         return
@@ -353,20 +382,13 @@ def _show_replayed(found: Proposals) -> None:
     for line in found.replayed:
         console.print(
             f"  {line.layout} on {line.gpus} x {line.gpu}: of {line.requests} logged requests, "
-            f"p95 TTFT would have been {_figure(line.ttft_p95_ms_interval[0])} to "
-            f"{_figure(line.ttft_p95_ms_interval[1])} ms, median TPOT {_figure(line.tpot_p50_ms)} ms",
+            f"p95 TTFT would have been {figure(line.ttft_p95_ms_interval[0])} to "
+            f"{figure(line.ttft_p95_ms_interval[1])} ms, median TPOT {figure(line.tpot_p50_ms)} ms",
             markup=False,
         )
 
 
-def _layout(plan: Proposal) -> str:
-    """``2 x TP4``, or ``2 x TP4 (1 prefill, 1 decode)``."""
-    if not plan.roles:
-        return str(plan.layout)
-    return f"{plan.layout} ({plan.roles.prefill} prefill, {plan.roles.decode} decode)"
-
-
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
     """Three significant digits, and no exponent."""
     if value >= 100:
         return f"{value:,.0f}"

@@ -215,6 +215,15 @@ class Proposal(Value):
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @property
+    def divided(self) -> str:
+        """``2 x TP4``, or ``2 x TP4 (1 prefill, 1 decode)``."""
+        if not self.roles:
+            return str(self.layout)
+        return (
+            f"{self.layout} ({self.roles.prefill} prefill, {self.roles.decode} decode)"
+        )
+
 
 class Replayed(Value):
     """What logged requests would have seen on a plan."""
