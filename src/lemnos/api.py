@@ -28,6 +28,7 @@ from lemnos.deployments.targets import check_endpoint
 from lemnos.deployments.waiting import Watch
 from lemnos.errors import LemnosError, UsageError
 from lemnos.models.progress import Progress, Silent
+from lemnos.proposals import with_plan
 from lemnos.records.store import Store, new_record_id
 from lemnos.spec.cluster import Cluster
 from lemnos.spec.deployment import (
@@ -74,15 +75,16 @@ def plan(
     model: str | Path | DeploymentSpec | None = None,
     *,
     progress: Progress | None = None,
+    cluster: str | Path | None = None,
     **changes: Any,
 ) -> Plan:
-    """How the model would run on this machine: memory, settings, and why. Starts nothing.
+    """How the model would run: memory, settings, and why. Starts nothing.
 
-    Nothing is downloaded either: raises LemnosError for a model that is neither here nor
-    in the catalogue.
+    ``cluster``: on what (``4xH200``, a cluster.yaml), if not on this machine. Nothing is downloaded:
+    raises LemnosError for a model that is neither here nor known.
     """
     wanted = _spec_or_default(model, progress or Silent(), changes)
-    return prepare.plan_without_pulling(wanted)
+    return prepare.plan_without_pulling(with_plan(wanted, cluster, dry=True))
 
 
 def probe(
@@ -144,6 +146,7 @@ def up(
     progress: Progress | None = None,
     watch: Watch | None = None,
     wait: bool = True,
+    cluster: str | Path | None = None,
     **changes: Any,
 ) -> Endpoint:
     """Serve a model, and return when a real completion came through the endpoint.
@@ -159,6 +162,7 @@ def up(
         # What cannot work is said before a download.
         check_endpoint(wanted)
         deploy.check_port(wanted.endpoint)
+        wanted = with_plan(wanted, cluster, dry=False)
         made = prepare.make_plan(wanted, progress or Silent())
         run.plan = made
         run.measured["pull_s"] = run.elapsed()

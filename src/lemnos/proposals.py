@@ -160,6 +160,63 @@ def planned_spec(proposals: Proposals) -> DeploymentSpec:
     )
 
 
+def with_plan(
+    spec: DeploymentSpec, cluster: str | Path | Cluster | None, *, dry: bool
+) -> DeploymentSpec:
+    """``spec`` with the plan that the planner chooses, where it needs one and has none.
+
+    On ``cluster``, else on what the spec's machine room has. Without any GPU a ``dry`` run is planned
+    for the smallest hardware that holds the model, and says so; what is to be started is left to
+    the embedded engine. Raises LemnosError where nothing fits, with what would.
+    """
+    if spec.plan or spec.engine == "llamacpp":
+        return spec
+    source = spec.model.source
+    if not for_gpus(source, str(cluster or "") or None, spec.model.file):
+        return spec
+    if cluster is None and spec.on not in ("local", "systemd"):
+        cluster = _inventory(spec)
+    elif cluster is None and not dry and spec.engine is None and _here() is None:
+        return spec
+    worker = "sglang" if spec.engine in ("sglang", "dynamo") else spec.engine
+    found = propose(
+        source,
+        cluster,
+        revision=spec.model.revision,
+        context=spec.workload.context,
+        concurrency=spec.workload.concurrency,
+        engine=worker,
+        engine_version=spec.engine_version if spec.engine != "dynamo" else None,
+        replicas=spec.replicas,
+    )
+    if not found.plans:
+        why = (
+            f"; {found.rejected[0].option}: {found.rejected[0].reason}"
+            if found.rejected
+            else ""
+        )
+        raise LemnosError(
+            f"{source} does not fit{why}",
+            fix=found.smallest or "lemnos plan shows what would",
+        )
+    chosen = found.plans[0]
+    notes = (*chosen.reasons, *chosen.warnings)
+    chosen = chosen.model_copy(update={"reasons": notes})
+    model = spec.model.model_copy(
+        update={"source": chosen.source.removeprefix("file://")}
+    )
+    engine = spec.engine or chosen.engine
+    return spec.model_copy(update={"model": model, "plan": chosen, "engine": engine})
+
+
+def _inventory(spec: DeploymentSpec) -> Cluster:
+    """What the machine room has, as its scheduler tells."""
+    from lemnos.deployments.units import site_of
+    from lemnos.launchers.registry import launcher_for
+
+    return launcher_for(site_of(spec, spec.name or "plan")).inventory()
+
+
 def save_spec(path: str | Path, spec: DeploymentSpec) -> None:
     """Write ``spec`` as a deployment.yaml. Raises LemnosError where it cannot be written."""
     data = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True)

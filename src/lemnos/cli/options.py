@@ -51,6 +51,12 @@ Via = Annotated[
     str | None,
     typer.Option("--via", help="The login node with the scheduler, reached by SSH."),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", help="The hardware, 4xH200 or a cluster.yaml, to plan for."
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(

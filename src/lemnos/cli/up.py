@@ -16,7 +16,7 @@ from lemnos.errors import UsageError
 if TYPE_CHECKING:
     from lemnos.deployments.endpoint import Endpoint
     from lemnos.spec.place import OpenPort
-    from lemnos.spec.plan import Embedded, Plan
+    from lemnos.spec.plan import Embedded, Job, Plan
     from lemnos.spec.status import Status
 
 
@@ -33,6 +33,7 @@ def up(
     file: options.File = None,
     on: options.On = None,
     via: options.Via = None,
+    cluster: options.Cluster = None,
     set_: options.Set = None,
     ready_timeout: Annotated[
         float | None, typer.Option(help="Seconds that a start may take.")
@@ -73,7 +74,7 @@ def up(
     import lemnos
 
     if dry_run:
-        made = lemnos.plan(model, **changes)
+        made = lemnos.plan(model, cluster=cluster, **changes)
         if output:
             _write(made, output, as_json)
         else:
@@ -86,7 +87,12 @@ def up(
         signal.signal(number, _interrupt)
     with DownloadBars() as bars, Stages(bars) as stages:
         endpoint = lemnos.up(
-            model, progress=bars, watch=stages.show, wait=not detach, **changes
+            model,
+            progress=bars,
+            watch=stages.show,
+            wait=not detach,
+            cluster=cluster,
+            **changes,
         )
     _show_endpoint(endpoint, as_json)
     if foreground:
@@ -271,7 +277,7 @@ def _show_units(made: Plan) -> None:
                 title = file.removesuffix(".sh") + (
                     f" ({job.part})" if job.part else ""
                 )
-                title += f" on {job.host}:{job.port}" if job.port else f" on {job.host}"
+                title += f" on {_place(job)}"
             console.print(f"\n[bold]{title}[/]", highlight=False)
             body = text.removeprefix("#!/bin/sh\n").rstrip()
             console.print(body, markup=False, highlight=False, soft_wrap=True)
@@ -283,12 +289,28 @@ def _show_units(made: Plan) -> None:
             console.print(f"  note: {note}", markup=False)
 
 
+def _place(job: Job) -> str:
+    """Where a job runs; for what only the running job will know, in words."""
+    from lemnos.launchers import late
+
+    rank = late.rank_of(job.host)
+    host = job.host if rank is None else f"node {rank} of its job"
+    if not job.port:
+        return host
+    return f"{host}, a free port" if job.port >= late.PORT else f"{host}:{job.port}"
+
+
 def _show_ports(ports: list[OpenPort]) -> None:
     """Those that others must reach, or must not."""
+    from lemnos.launchers import late
+
     open_ports = [port for port in ports if not port.keyed]
     if not open_ports:
         return
     out().print("\n[bold]ports that take no key[/]: for the replica's hosts alone")
     for each in open_ports:
-        number = each.port or "chosen at the start"
-        out().print(f"  {each.host} {number}: {each.purpose}", markup=False)
+        rank = late.rank_of(each.host)
+        host = each.host if rank is None else f"node {rank} of its job"
+        known = 0 < each.port < late.PORT
+        number = each.port if known else "chosen at the start"
+        out().print(f"  {host} {number}: {each.purpose}", markup=False)

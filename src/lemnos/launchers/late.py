@@ -28,6 +28,12 @@ def host(rank: int) -> str:
     return f"@LEMNOS_HOST_{rank}@"
 
 
+def rank_of(text: str) -> int | None:
+    """The number of the host that ``text`` is the token of; None: it is no token."""
+    match = _TOKEN.fullmatch(text)
+    return int(match[1]) if match and match[1] else None
+
+
 def quoted(text: str) -> str:
     """``text`` as one word for a POSIX shell: all of it quoted, late values as variables.
 
