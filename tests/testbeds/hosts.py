@@ -98,9 +98,10 @@ class Hosts:
         lines = self.run(host, "ps", "-eo", "args=").splitlines()
         return [line for line in lines if not any(word in line for word in own)]
 
-    def hide(self, host: str, directory: Path) -> None:
-        """From now on ``host`` has an empty directory of its own there: it is not shared."""
-        self.run(host, "mount", "-t", "tmpfs", "tmpfs", str(directory))
+    def hide(self, host: str, directory: Path, *, size: str = "50%") -> None:
+        """From now on ``host`` has an empty directory of its own there, which is not shared;
+        more than ``size`` (as 64k) does not fit."""
+        self.run(host, "mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory))  # fmt: skip
 
     def kill(self, *hosts: str) -> None:
         """Cut their power: all their processes die at once, and their networks go."""

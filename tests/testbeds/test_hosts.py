@@ -84,3 +84,6 @@ def test_a_directory_that_is_not_shared(bed: Hosts) -> None:
     (apart / "file").touch()
     assert bed.run("desk", "ls", str(apart)) == "file\n"
     assert bed.run("n1", "ls", str(apart)) == ""
+    bed.hide("n2", apart, size="64k")
+    full = bed.run("n2", "dd", "if=/dev/zero", f"of={apart}/big", "bs=128k", "count=1", code=1)  # fmt: skip
+    assert "No space left on device" in full
