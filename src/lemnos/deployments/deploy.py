@@ -17,13 +17,14 @@ from lemnos import leases, paths
 from lemnos.deployments.files import Files
 from lemnos.deployments.state import GATEWAY, State
 from lemnos.deployments.status import (
+    identity,
     state_of,
     status_of,
     supervisor_alive,
     supervisor_of,
     unknown,
 )
-from lemnos.deployments.units import launcher_of
+from lemnos.deployments.units import launcher_of, site_of
 from lemnos.deployments.waiting import Watch, wait_ready
 from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware.ports import free_port, port_holder
@@ -161,15 +162,6 @@ def check_port(endpoint: EndpointSpec) -> None:
         raise _taken(endpoint.host, port, holder)
 
 
-def identity(pid: int) -> dict[str, Any]:
-    """What tells this process from any other, now and later."""
-    return {
-        "host": socket.gethostname(),
-        "pid": pid,
-        "started": leases.process_started(pid) or "",
-    }
-
-
 def _start_new(
     store: Store, plan: Plan, files: Files, watch: Watch, wait: bool
 ) -> Status:
@@ -303,6 +295,14 @@ def _ensure_supervisor(store: Store, row: dict[str, Any], files: Files) -> None:
 
 def _start_supervisor(store: Store, name: str, files: Files) -> None:
     """Start it, and note at once who it is: it can be found and stopped from its first moment."""
+    row = store.deployment(name)
+    plan = Plan.model_validate_json(row["plan"]) if row else None
+    if plan and plan.spec.on == "systemd":
+        from lemnos.launchers.systemd import supervisor
+
+        pid = supervisor.install(site_of(plan.spec, name), os.environ)
+        store.update(name, supervisor=json.dumps(identity(pid)))
+        return
     env = {key: value for key, value in os.environ.items() if key != MARK}
     with files.log("supervisor").open("ab") as log:
         done = subprocess.run(
@@ -330,6 +330,7 @@ def _take_down(store: Store, name: str, *, drain: bool) -> None:
         if not drain:
             Processes(name).sweep()
         time.sleep(0.05)
+    row = store.deployment(name) or row
     if supervisor_alive(row):
         _kill_supervisor(row)
     _sweep(store, row, name)
@@ -349,6 +350,10 @@ def _sweep(store: Store, row: dict[str, Any] | None, name: str) -> None:
     rooms = set()
     for revision in sorted(revisions):
         plan, _ = store.revision_plan(name, revision)
+        if plan.spec.on == "systemd":
+            from lemnos.launchers.systemd import supervisor
+
+            supervisor.remove(site_of(plan.spec, name))
         if (plan.spec.on, plan.spec.via) not in rooms:
             rooms.add((plan.spec.on, plan.spec.via))
             launcher_of(plan).sweep()

@@ -29,6 +29,7 @@ from lemnos.deployments.state import (
     Signal,
     State,
     is_gateway,
+    seen_of,
 )
 from lemnos.spec.status import Phase
 
@@ -111,6 +112,8 @@ def _steps(
                 effects.append(Note(text=f"{last}; restart in {wait:.0f} s"))
         if after is None:
             continue
+        if job.status == "ready" and after.status in ("queued", "starting"):
+            restarts, last = restarts + 1, _brought_back(after, seen)
         if after.status == "ready" and job.status == "starting" and not is_gateway(job):
             start_s = max(start_s, seen.now - (job.began or seen.now))
         jobs.append(after)
@@ -121,6 +124,14 @@ def _steps(
         "why": last,
     }
     return state.model_copy(update=changes), failure
+
+
+def _brought_back(job: JobState, seen: Observed) -> str:
+    """In words: its owner has put it back into the queue, or started it again."""
+    unit = seen_of(job, seen).unit
+    if job.status == "starting":
+        return f"{job.name} was started again by its owner"
+    return f"{job.name} is back in the queue" + (f": {unit.why}" if unit.why else "")
 
 
 def _unreachable(state: State, seen: Observed, rules: Rules) -> str:

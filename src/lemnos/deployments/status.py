@@ -84,6 +84,15 @@ def supervisor_of(row: dict[str, Any] | None) -> dict[str, Any] | None:
     return found
 
 
+def identity(pid: int) -> dict[str, Any]:
+    """What tells this process from any other, now and later."""
+    return {
+        "host": socket.gethostname(),
+        "pid": pid,
+        "started": leases.process_started(pid) or "",
+    }
+
+
 def supervisor_alive(row: dict[str, Any] | None) -> bool:
     """Whether it runs; one of another host is judged by its lease, which it keeps fresh."""
     found = supervisor_of(row)

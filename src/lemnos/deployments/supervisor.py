@@ -6,6 +6,8 @@ anew, it finds its units by their mark and goes on from the state in the store.
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
 import time
@@ -34,6 +36,7 @@ from lemnos.deployments.state import (
     Start,
     State,
 )
+from lemnos.deployments.status import identity
 from lemnos.errors import LemnosError
 from lemnos.launchers.shape import replicas_of
 from lemnos.records.store import Store
@@ -70,6 +73,8 @@ class Supervisor:
             raise LemnosError(f"no deployment '{name}'", fix="`lemnos up` makes one")
         self._name = name
         self._store = store
+        # Whoever started it noted that already; systemd may have started it again since.
+        store.update(name, supervisor=json.dumps(identity(os.getpid())))
         self._files = files
         self._url = str(row["url"])
         self._fleet = Fleet(name, store, files, self._url)

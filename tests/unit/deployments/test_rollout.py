@@ -196,6 +196,8 @@ def test_a_job_that_goes_back_to_the_queue_is_waited_for() -> None:
     world.units.clear()
     world.settle(10)
     assert world.state.phase == Phase.ready
+    assert world.state.restarts == 1
+    assert world.state.why == "engine-0 is back in the queue: its node failed"
     assert [job for _, job in world.starts].count("engine-0") == 1
 
 
