@@ -26,6 +26,7 @@ from lemnos.spec.unit import Unit
 SYSTEM_UNITS = "/etc/systemd/system"
 CANCELLED = "cancelled"
 """The file in a unit's directory that keeps it from being started ever again."""
+TMP = ("/tmp", "/var/tmp")
 BURST = 3
 """Starts in a row after which systemd gives up, and lemnos decides."""
 START_SPARE_S = 30.0
@@ -220,15 +221,14 @@ def _script(job: Job, ground: Ground) -> str:
     body = body_of(job.model_copy(update={"command": command}))
     lines = [
         "#!/bin/sh",
-        "# shellcheck disable=SC2155 # a key that cannot be read ends it before",
         f"echo \"{opening}$(date '+%Y-%m-%d %H:%M:%S')\"",
-        *(_needed(secret.key_file) for secret in job.command.secrets),
+        *(_needed(secret.key_file) for secret in job.command.secrets if secret.file),
     ]
     return "\n".join([*lines, body])
 
 
 def _needed(key_file: str) -> str:
-    """Without its key an engine would serve everybody."""
+    """With an empty key in its file an engine would serve everybody."""
     said = quoted(f"error: no key can be read from {key_file}")
     return f"[ -r {quoted(key_file)} ] || {{ echo {said}; exit 1; }}"
 
@@ -333,10 +333,18 @@ def _hardening(
     ]
     if not ground.is_system:
         return tuple(found)
-    if len(unit.jobs) == 1:  # Ray's and Dynamo's parts meet in /tmp
+    if not _shares_tmp(job, unit, ground):
         found.append(("PrivateTmp", "yes"))
     found.append(("CapabilityBoundingSet", _capabilities(job, ground)))
     return tuple(found)
+
+
+def _shares_tmp(job: Job, unit: Unit, ground: Ground) -> bool:
+    """Parts of an engine meet there (Ray, Dynamo); and what is there would not be seen otherwise."""
+    command = job.command
+    paths = (ground.directory, ground.files.cache, *command.argv, *command.env.values())
+    below = tuple(f"{directory}/" for directory in TMP)
+    return len(unit.jobs) > 1 or any(path.startswith(below) for path in paths)
 
 
 def _capabilities(job: Job, ground: Ground) -> str:
@@ -351,7 +359,7 @@ def _writable(job: Job, unit: Unit, ground: Ground) -> tuple[str, ...]:
     own = (ground.directory, *((ground.files.cache,) if ground.files.cache else ()))
     if job.role == "gateway":
         own = (ground.state, *own)
-    shared = () if len(unit.jobs) == 1 else ("/tmp", "/var/tmp")
+    shared = TMP if _shares_tmp(job, unit, ground) else ()
     return tuple(f"-{path}" for path in (*own, *shared))
 
 

@@ -204,6 +204,22 @@ def test_parts_that_meet_in_tmp_share_it() -> None:
         assert '"-/tmp"' in found["ReadWritePaths"]
 
 
+@pytest.mark.parametrize("where", ["directory", "cache", "argv"])
+def test_what_lies_in_tmp_is_not_hidden(where: str) -> None:
+    systemd = {"scope": "system"}
+    directory = "/var/tmp/lemnos/chat" if where == "directory" else units.DIRECTORY
+    ground = units.ground(
+        directory, "/tmp/cache" if where == "cache" else "/c", systemd=systemd
+    )
+    argv = ("serve", "/tmp/model.gguf") if where == "argv" else ("serve", "/tmpfs/m")
+    found = service(units.process(directory, argv=argv), ground)
+    assert "PrivateTmp" not in found and '"-/tmp"' in found["ReadWritePaths"]
+    plain = service(
+        units.process(argv=("serve", "/tmpfs/m")), units.ground(systemd=systemd)
+    )
+    assert plain["PrivateTmp"] == ["yes"] and '"-/tmp"' not in plain["ReadWritePaths"]
+
+
 def test_an_ordinary_user_gets_only_what_takes_effect() -> None:
     found = service(units.engine(), units.ground())
     assert found["NoNewPrivileges"] == ["yes"] and "SystemCallFilter" in found
