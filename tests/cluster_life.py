@@ -44,6 +44,12 @@ class Life:
     words: Sequence[str]
     home: Path
     models: Path
+    seen_here: Path | None = None
+    """``home`` as this process sees it, where that is another path."""
+
+    @property
+    def own(self) -> Path:
+        return self.seen_here or self.home
 
     def run(self, *words: str, code: int = 0, within_s: float = 180.0) -> str:
         """``lemnos WORDS`` to its end; it must leave with ``code``, and never with a traceback."""
@@ -53,7 +59,7 @@ class Life:
             text=True,
             stdin=subprocess.DEVNULL,
             timeout=within_s,
-            cwd=self.home,
+            cwd=self.own,
             check=False,
         )
         assert done.returncode == code, done.stderr + done.stdout
@@ -74,12 +80,17 @@ class Life:
     ) -> Iterator[list[tuple[int, str]]]:
         """One-token requests while the body runs; afterwards (status, who answered) of each."""
         told: list[tuple[int, str]] = []
-        stop = self.home / "stop"
-        stop.unlink(missing_ok=True)
+        (self.own / "stop").unlink(missing_ok=True)
         child = subprocess.Popen(
             [
                 *(*self.words, sys.executable, "-I", "-S", "-c", LOAD),
-                *(url, "smollm2-135m-instruct", str(every_s), str(stop), key),
+                *(
+                    url,
+                    "smollm2-135m-instruct",
+                    str(every_s),
+                    str(self.home / "stop"),
+                    key,
+                ),
             ],
             stdout=subprocess.PIPE,
             text=True,
@@ -87,7 +98,7 @@ class Life:
         try:
             yield told
         finally:
-            stop.touch()
+            (self.own / "stop").touch()
             out, _ = child.communicate(timeout=120)
             told += [(status, who) for status, who in json.loads(out)]
 

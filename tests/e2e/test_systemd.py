@@ -38,6 +38,7 @@ def life(box: Systemd, embedded: LocalModel) -> Iterator[Life]:
         [*box.at("ada"), "env", "--chdir=/home/ada/lemnos"],
         Path("/home/ada/lemnos"),
         Path("/home/ada/models"),
+        seen_here=home,
     )
     yield made
     if made.report("ps"):
