@@ -35,7 +35,7 @@ def life(box: Systemd, embedded: LocalModel) -> Iterator[Life]:
         for path in (home, box.home / "models", *(box.home / "models").rglob("*")):
             shutil.chown(path, box.home.stat().st_uid, box.home.stat().st_gid)
     made = Life(
-        [*box.at("ada"), "env", "--chdir=/home/ada/lemnos"],
+        words(box),
         Path("/home/ada/lemnos"),
         Path("/home/ada/models"),
         seen_here=home,
@@ -43,6 +43,11 @@ def life(box: Systemd, embedded: LocalModel) -> Iterator[Life]:
     yield made
     if made.report("ps"):
         made.run("down", "--all", "--now")
+
+
+def words(box: Systemd) -> list[str]:
+    """Before a command that ada runs; others after a reboot."""
+    return [*box.at("ada"), "env", "--chdir=/home/ada/lemnos"]
 
 
 def units(box: Systemd) -> list[str]:
@@ -73,6 +78,7 @@ def test_a_life(box: Systemd, life: Life) -> None:
     assert failed(told) == []
 
     box.reboot()
+    life.words = words(box)
     until(lambda: life.report("ps")[0]["supervisor_alive"], within_s=60)
     until(lambda: life.report("ps")[0]["phase"] == "ready", within_s=60)
     assert life.run("chat", "--prompt", "Hello")

@@ -81,6 +81,7 @@ class Supervisor:
         self._probes = probes.Probes()
         self._stages = Stages()
         self._keys_seen: object = None
+        self._leaves = False
         self._chores_at = 0.0
         self._queue_s, self._queue_asked_at = 0.0, 0.0
         self._open: dict[str, int] | None = None
@@ -97,7 +98,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._asked_to_stop)
         trouble = ""
-        while True:
+        while not self._leaves:
             try:
                 if self._tick():
                     return
@@ -112,7 +113,12 @@ class Supervisor:
             self._probes.wait(BUSY_TICK_S if self._busy() else TICK_S)
 
     def _asked_to_stop(self, *_: object) -> None:
-        self._store.update(self._name, desired="stopped")
+        """By a signal: the deployment is to end, but for systemd, which ends its units itself as the
+        machine goes down, and is to find them wanted when it comes back."""
+        if self._fleet.plan(self._state.revision or self._state.trial).spec.on == "systemd":
+            self._leaves = True
+        else:
+            self._store.update(self._name, desired="stopped")
         self._probes.wake()
 
     def _busy(self) -> bool:
