@@ -8,12 +8,14 @@ code. With the beds, as in `.ci/run`, a new Python starts, as when people do it.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import IO, Any
@@ -101,16 +103,39 @@ def run(
         )
 
 
-def start(module: str, *words: str) -> Process:
-    """Start it; its standard output can be read, its standard error is this process's."""
+@contextlib.contextmanager
+def running(
+    module: str,
+    *words: str,
+    env: dict[str, str] | None = None,
+    stderr: IO[bytes] | None = None,
+) -> Iterator[Process]:
+    """It runs while the body does; ``stdout`` can be read, ``stderr`` is this process's if not given.
+
+    Ended by SIGTERM, since what is killed leaves no coverage data; raises
+    subprocess.TimeoutExpired if it does not end for 45 s."""
     if beds.ON:
         command = [sys.executable, "-m", module, *words]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    reading, writing = os.pipe()
-    forked = _fork(module, words, dict(os.environ), writing, 2)
-    os.close(writing)
-    forked.stdout = open(reading)
-    return forked
+        process: Process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, env=env, text=True
+        )
+    else:
+        reading, writing = os.pipe()
+        error = stderr.fileno() if stderr else 2
+        process = _fork(module, words, env or dict(os.environ), writing, error)
+        os.close(writing)
+        process.stdout = open(reading)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(45)
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stdout
+            process.stdout.close()
 
 
 def _fork(

@@ -16,7 +16,9 @@ import pytest
 
 from lemnos import leases
 from lemnos.engines.environments import places, targets
-from tests import engine_wheels, sshd, tiny_models
+from lemnos.models import store
+from lemnos.models.sources import Source
+from tests import engine_wheels, processes, sshd, tiny_models
 from tests.waiting import until
 
 needs_sshd = pytest.mark.skipif(
@@ -30,29 +32,31 @@ needs_pip = pytest.mark.skipif(
 COMMAND = [sys.executable, "-m", "tests.engine_wheels", "engines"]
 
 
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny engine's wheels; ``uv`` beside them is uv's cache."""
+    directory = tmp_path_factory.mktemp("index") / "wheels"
+    engine_wheels.write_index(directory)
+    return directory
+
+
 @pytest.fixture
-def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def wheels(index: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny engine's wheels, as the only index."""
-    url = engine_wheels.write_index(tmp_path / "wheels")
     for name in ("UV_FIND_LINKS", "PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("UV_DEFAULT_INDEX", url)
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    monkeypatch.setenv("UV_DEFAULT_INDEX", f"file://{index}/simple")
+    monkeypatch.setenv("UV_CACHE_DIR", str(index.parent / "uv"))
     monkeypatch.setenv("UV_NO_CONFIG", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    return tmp_path / "wheels"
+    # Every Python on PATH is asked for its version; pyenv's shims take 0.1 s of CPU each.
+    monkeypatch.setenv("PATH", f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin")
+    return index
 
 
 def run(*words: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
     """``lemnos engines WORDS`` with the tiny engine known."""
-    done = subprocess.run(
-        [*COMMAND, *words],
-        capture_output=True,
-        text=True,
-        env=os.environ | env,
-        timeout=180,
-        check=False,
-    )
+    done = processes.run("tests.engine_wheels", "engines", *words, env=os.environ | env)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done
@@ -193,7 +197,10 @@ def test_a_bundle_is_carried_and_installed_without_an_index(
     wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     to = tmp_path / "usb stick"
-    made = report("bundle", "tiny==1.0", "--to", str(to), "--part-size", "20k")
+    words = ["bundle", "tiny==1.0", "--to", str(to), "--part-size", "20k", "--model"]
+    _model_here(tmp_path / "models", monkeypatch)
+    assert "no model 'x' is here" in run(*words, "x", code=2).stderr
+    made = report(*words, "m")
     assert made["request"] == "tiny==1.0" and len(made["packages"]) == 2
     assert all(p.stat().st_size <= 20_000 for p in (to / "wheels").iterdir())
     names = {file["path"] for file in made["files"]}
@@ -201,6 +208,7 @@ def test_a_bundle_is_carried_and_installed_without_an_index(
     part = next(f for f in made["files"] if "tiny_part" in f["path"])
     assert len(part["parts"]) == 2
     monkeypatch.setenv("UV_DEFAULT_INDEX", f"file://{tmp_path}/nothing")
+    monkeypatch.setenv("LEMNOS_MODELS", str(tmp_path / "there"))
 
     path = to / part["parts"][1]["path"]
     whole = path.read_bytes()
@@ -210,45 +218,30 @@ def test_a_bundle_is_carried_and_installed_without_an_index(
     path.unlink()
     done = run("install", "--from", str(to), code=1)
     assert f"part {part['parts'][1]['path']} is missing" in done.stderr
-    assert left() == []
+    assert left() == [] and store.list_models() == []
     path.write_bytes(whole)
     (found,) = report("install", "--from", str(to))["installed"]
     assert not found["already"]
+    (model,) = store.list_models()
+    assert model.name == "m" and store.check(model) == 1
     (found,) = report("install", "--from", str(to))["installed"]
     assert found["already"] and left() == ["tiny-1.0"]
-    assert (
-        "the bundle holds tiny==1.0"
-        in run("install", "tiny==2.0", "--from", str(to), code=2).stderr
-    )
+    said = run("install", "tiny==2.0", "--from", str(to), code=2).stderr
+    assert "the bundle holds tiny==1.0" in said
     assert "is no bundle" in run("install", "--from", str(wheels), code=2).stderr
-    assert (
-        "is not empty" in run("bundle", "tiny==1.0", "--to", str(wheels), code=2).stderr
-    )
+    refused = run("bundle", "tiny==1.0", "--to", str(wheels), code=2)
+    assert "is not empty" in refused.stderr
 
 
-@needs_pip
-def test_a_model_comes_along(
-    wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = tmp_path / "models"
-    monkeypatch.setenv("LEMNOS_MODELS", str(source))
-    home = source / "hf/o/m/abc"
+def _model_here(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model ``m`` in this machine's store."""
+    monkeypatch.setenv("LEMNOS_MODELS", str(models))
+    home = models / "hf/o/m/abc"
     home.mkdir(parents=True)
     (home / "m.gguf").write_bytes(tiny_models.gguf(tensors={"w": 20_000}))
-    from lemnos.models import store
-    from lemnos.models.sources import Source
-
     where = Source("hf", "o/m", "abc", "m.gguf")
     manifest = store.manifest_of(home, where, "abc", "gguf", "m.gguf", name="m")
     store.write_manifest(home, manifest)
-    to = tmp_path / "bundle"
-    words = ["bundle", "tiny==1.0", "--to", str(to), "--part-size", "20k"]
-    run(*words, "--model", "m")
-    monkeypatch.setenv("LEMNOS_MODELS", str(tmp_path / "there"))
-    run("install", "--from", str(to))
-    (model,) = store.list_models()
-    assert model.name == "m" and store.check(model) == 1
-    assert "no model 'x' is here" in run(*words, "--model", "x", code=2).stderr
 
 
 # ---------------------------------------------------------------- over SSH
@@ -264,7 +257,7 @@ def server(tmp_path: Path, wheels: Path) -> Iterator[sshd.Server]:
         env = {
             "LEMNOS_HOME": f"{tmp_path}/there",
             "UV_DEFAULT_INDEX": f"file://{wheels}/simple",
-            "UV_CACHE_DIR": f"{tmp_path}/uv",
+            "UV_CACHE_DIR": f"{wheels.parent}/uv",
             "PATH": "/usr/local/bin:/usr/bin:/bin",
         }
         lines = [x for x in config.read_text().splitlines() if "SetEnv" not in x]

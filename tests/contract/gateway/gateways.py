@@ -80,27 +80,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
         ) -> Gateway:
             path = tmp_path / "targets.json"
             write_table(path, table or table_of(*urls, **more))
-            process = processes.start(
-                "lemnos.gateway", *words, "--targets", str(path), "--port", "0"
-            )
-            stack.callback(_end, process)
+            words = (*words, "--targets", str(path), "--port", "0")
+            process = stack.enter_context(processes.running("lemnos.gateway", *words))
             assert process.stdout
             url = process.stdout.readline().split()[-1]
             return Gateway(url, path, process)
 
         yield _start
-
-
-def _end(process: Process) -> None:
-    """By SIGTERM: a gateway that is killed leaves no coverage data."""
-    process.terminate()
-    try:
-        process.wait(15)
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout
-        process.stdout.close()
 
 
 @pytest.fixture

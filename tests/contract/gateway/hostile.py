@@ -10,8 +10,6 @@ import json
 import os
 import select
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ import h11
 from lemnos.deployments.targets import write_table
 from lemnos.spec.targets import ClientKey, Route, Target, TargetTable
 from tests import upstream
+from tests.processes import Process, running
 
 KEY = "right-key"
 CHAT = "/v1/chat/completions"
@@ -160,7 +159,7 @@ class Served:
 
     port: int
     engine: upstream.Upstream
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
 
     def ask(self, *requests: bytes) -> Answer | None:
@@ -308,7 +307,7 @@ def serving(
         )
         with _process(directory, flags, environment or {}) as (process, log):
             assert process.stdout
-            line = process.stdout.readline().decode()
+            line = process.stdout.readline()
             assert line.startswith("listening"), log.read_text()
             yield Served(int(line.rpartition(":")[2]), engine, process, log)
         said = log.read_text()
@@ -318,27 +317,18 @@ def serving(
 @contextlib.contextmanager
 def _process(
     directory: Path, flags: tuple[str, ...], environment: Mapping[str, str]
-) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+) -> Iterator[tuple[Process, Path]]:
     log = directory / "gateway.log"
-    command = [sys.executable, "-m", "lemnos.gateway", "--port", "0", *flags]
-    command += ["--targets", str(directory / "targets.json")]
+    words = ["--port", "0", *flags, "--targets", str(directory / "targets.json")]
     proxies = {name for name in os.environ if name.lower().endswith("_proxy")}
     clean = {name: value for name, value in os.environ.items() if name not in proxies}
     clean |= {"LEMNOS_HOME": str(directory / "lemnos"), "HOME": str(directory)}
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            command, env={**clean, **environment}, stdout=subprocess.PIPE, stderr=errors
-        )
-    try:
+    clean |= environment
+    with (
+        log.open("wb") as errors,
+        running("lemnos.gateway", *words, env=clean, stderr=errors) as process,
+    ):
         yield process, log
-    finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=45)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise
 
 
 def raw(*pieces: bytes, end: str = "close") -> upstream.Script:

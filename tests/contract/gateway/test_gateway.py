@@ -7,8 +7,6 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import openai
 import pytest
 
 from lemnos.deployments.targets import write_table
-from tests import upstream
+from tests import processes, upstream
 from tests.contract.gateway.gateways import BODY, CHAT, Behind, Start, sse, table_of
 from tests.waiting import until
 
@@ -290,17 +288,8 @@ def test_what_cannot_be_served_is_a_sentence(tmp_path: Path) -> None:
     table = tmp_path / "targets.json"
 
     def said(*words: str) -> str:
-        command = [
-            sys.executable,
-            "-m",
-            "lemnos.gateway",
-            "--targets",
-            str(table),
-            *words,
-        ]
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=60
-        )
+        words = ("--targets", str(table), *words)
+        done = processes.run("lemnos.gateway", *words, env=dict(os.environ))
         assert done.returncode == 1 and "Traceback" not in done.stderr
         return done.stderr
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import openai
 import pytest
 
 from lemnos.deployments.targets import write_table
-from tests import upstream
+from tests import processes, upstream
 from tests.contract.gateway.gateways import (
     BODY,
     CHAT,
@@ -154,10 +153,8 @@ def test_ipv6_loopback(tmp_path: Path) -> None:
         pytest.skip("no IPv6 on this machine's loopback")
     table = tmp_path / "targets.json"
     write_table(table, table_of())
-    command = [sys.executable, "-m", "lemnos.gateway", "--targets", str(table)]
-    with subprocess.Popen(
-        [*command, "--host", "::1", "--port", "0"], stdout=subprocess.PIPE, text=True
-    ) as process:
+    words = ("--targets", str(table), "--host", "::1", "--port", "0")
+    with processes.running("lemnos.gateway", *words) as process:
         assert process.stdout
         url = process.stdout.readline().split()[-1]
         assert url.startswith("http://[::1]:")
@@ -170,11 +167,8 @@ def test_ipv6_loopback(tmp_path: Path) -> None:
 def test_a_port_that_cannot_be(tmp_path: Path) -> None:
     table = tmp_path / "targets.json"
     write_table(table, table_of())
-    command = [sys.executable, "-m", "lemnos.gateway", "--targets", str(table)]
-    done = subprocess.run(
-        [*command, "--port", "70000"],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    words = ("--targets", str(table), "--port", "70000")
+    done = processes.run("lemnos.gateway", *words, env=dict(os.environ))
     assert done.returncode == 1
     assert done.stderr.startswith("error: cannot listen on 127.0.0.1:70000 (")
     assert "Traceback" not in done.stderr

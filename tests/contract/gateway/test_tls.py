@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import select
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 
 from lemnos.deployments.targets import write_table
 from lemnos.spec.targets import Route, Target
+from tests import processes
 from tests.contract.gateway.gateways import table_of
 from tests.contract.gateway.hostile import (
     AUTH,
@@ -159,18 +159,11 @@ def test_certificates_that_cannot_be_used_are_a_sentence(tmp_path: Path) -> None
         ("--tls-cert", cert),
         ("--tls-key", key),
     ]
-    words = [sys.executable, "-m", "lemnos.gateway", "--targets", str(table)]
-    started = [
-        subprocess.Popen(
-            [*words, "--port", "0", *map(str, case)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, start_new_session=True,
-        )
-        for case in cases
-    ]  # fmt: skip
-    for case, process in zip(cases, started, strict=True):
-        said = process.communicate(timeout=60)[1]
-        assert process.returncode == 1, case
+    for case in cases:
+        words = ("--targets", table, "--port", "0", *case)
+        done = processes.run("lemnos.gateway", *map(str, words), env=dict(os.environ))
+        said = done.stderr
+        assert done.returncode == 1, case
         assert said.startswith("error: ") and "Traceback" not in said, said
         assert "tls" in said.lower() or "certificate" in said, said
 
