@@ -34,12 +34,12 @@ def test_a_unit_is_brought_back_and_survives_a_reboot(
 ) -> None:
     own = ("systemctl",) if user == "root" else ("systemctl", "--user")
     home = systemd_box.home
-    units = ".config/systemd/user" if user == "ada" else "root"
+    units = ".config/systemd/user" if user == "ada" else "system"
     systemd_box.run("mkdir", "-p", f"/home/ada/{units}", user="ada")
     target = "default.target" if user == "ada" else "multi-user.target"
     unit = home / units / "sleeper.service"
     unit.write_text(UNIT.format(log=f"/home/ada/started-{user}", target=target))
-    enable = "/home/ada/root/sleeper.service" if user == "root" else "sleeper"
+    enable = "/home/ada/system/sleeper.service" if user == "root" else "sleeper"
     systemd_box.run(*own, "enable", "--now", enable, user=user)
 
     first = _pid(systemd_box, *own, user=user)
