@@ -181,7 +181,7 @@ def _start_new(
                 return _detached(store, plan.name)
             return wait_ready(store, plan.name, watch, revision)
         except BaseException as error:
-            _take_down(store, plan.name, drain=False)
+            _take_down(store, plan.name, drain=False, failed=True)
             if not (isinstance(error, LemnosError) and _lost_port(plan, url)):
                 raise
 
@@ -321,8 +321,11 @@ def _start_supervisor(store: Store, name: str, files: Files) -> None:
     store.update(name, supervisor=json.dumps(identity(int(done.stdout))))
 
 
-def _take_down(store: Store, name: str, *, drain: bool) -> None:
-    """Ask the supervisor to stop; kill what is left; remove the files and the row."""
+def _take_down(store: Store, name: str, *, drain: bool, failed: bool = False) -> None:
+    """Ask the supervisor to stop; kill what is left; remove the files and the row.
+
+    After a start that ``failed``, a room that cannot be asked has nothing of it either.
+    """
     store.update(name, desired="stopped")
     row = store.deployment(name)
     deadline = time.monotonic() + (DOWN_TIMEOUT_S if drain else 5.0)
@@ -333,7 +336,11 @@ def _take_down(store: Store, name: str, *, drain: bool) -> None:
     row = store.deployment(name) or row
     if supervisor_alive(row):
         _kill_supervisor(row)
-    _sweep(store, row, name)
+    try:
+        _sweep(store, row, name)
+    except LemnosError:
+        if not failed:
+            raise
     store.forget(name)
     files = Files.of(name)
     files.supervisor_lease.unlink(missing_ok=True)
