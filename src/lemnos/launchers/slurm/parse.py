@@ -6,6 +6,7 @@ Between versions ``job_state`` changed from "RUNNING" to ["RUNNING"], numbers fr
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from datetime import datetime
@@ -22,6 +23,8 @@ JOB_FIELDS = "JobID State Reason RestartCnt exit_code SubmitTime StartTime EndTi
 """Of ``squeue --Format``, in the order in which ``jobs_of_plain`` reads them; what people write is last."""
 NODE_FORMAT = "%N|%P|%T|%c|%m|%G|%f"
 """Of ``sinfo -N --format``, as ``nodes_of_plain`` reads it."""
+_GAP = re.compile(r"[\s,]*")
+_DECODE = json.JSONDecoder().raw_decode
 
 
 class SlurmJob(Value):
@@ -78,8 +81,19 @@ class Partition(Value):
 
 
 def jobs_of_json(text: str) -> list[SlurmJob]:
-    """``squeue --json``. Raises LemnosError for what is no such thing."""
-    return [_job(each) for each in _listed(text, "squeue", "jobs")]
+    """``squeue --json``. Raises LemnosError for what is no such thing.
+
+    Read job after job: a whole one is 6 KB and more, most of it cores, and many times that as dicts.
+    """
+    start = re.search(r'"jobs"\s*:\s*\[', text)
+    found, at = [], start.end() if start else len(text)
+    try:
+        while text[at := _GAP.match(text, at).end()] != "]":  # type: ignore[union-attr]
+            each, at = _DECODE(text, at)
+            found.append(_job(each))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise _strange("squeue", text) from None
+    return found
 
 
 def jobs_of_plain(text: str) -> list[SlurmJob]:
@@ -186,9 +200,13 @@ def _listed(text: str, program: str, *keys: str) -> Iterable[dict[str, Any]]:
         document = orjson.loads(text)
         return next(document[key] for key in keys if key in document)
     except (ValueError, TypeError, StopIteration):
-        raise LemnosError(
-            f"{program} --json answered what lemnos cannot read: {text.strip()[:80]!r}"
-        ) from None
+        raise _strange(program, text) from None
+
+
+def _strange(program: str, text: str) -> LemnosError:
+    return LemnosError(
+        f"{program} --json answered what lemnos cannot read: {text.strip()[:80]!r}"
+    )
 
 
 def _job(each: dict[str, Any]) -> SlurmJob:
