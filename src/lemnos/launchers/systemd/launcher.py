@@ -251,9 +251,12 @@ class Systemd:
     def _write(self, unit: Unit, parts: Sequence[Part]) -> None:
         """All files, on each host; then the engines' user may have them."""
         directory = f"{self._ground.directory}/units/{unit.name}"
+        hosts = sorted({part.host for part in parts})
+        for host in {"", *hosts}:
+            self._make_room(self._manager(host).transport)
         told = unit.model_dump_json().encode()
         self._site.transport.write(f"{directory}/unit.json", told)
-        for host in sorted({part.host for part in parts}):
+        for host in hosts:
             there = self._manager(host).transport
             own = [part for part in parts if part.host == host]
             self._hand_over_key(there)
@@ -278,21 +281,25 @@ class Systemd:
             ) from None
         there.write(key_file, key)
 
+    def _make_room(self, there: Transport) -> None:
+        """Directories that another user may pass through; what is in them is theirs alone."""
+        if self._ground.user:
+            passed = [f"/var/{kind}/lemnos" for kind in ("lib", "cache")]
+            passed.append(self._ground.directory.rpartition("/")[0])
+            _done(there, "install", "-d", "-m", "755", "--", *passed)
+
     def _prepare(self, there: Transport, role: str, files: Sequence[str]) -> None:
-        """Directories and logs, made before systemd would make them as root, for all to read."""
+        """Cache and logs, made before systemd would make them as root, for all to read."""
         if role == "gateway":
             return
         cache, directory = self._ground.files.cache, self._ground.directory
-        commands: list[tuple[str, ...]] = []
-        commands += [("mkdir", "-p", "-m", "700", "--", cache)] if cache else []
-        commands += [("touch", "--", *files), ("chmod", "600", "--", *files)]
+        if cache:
+            _done(there, "mkdir", "-p", "-m", "700", "--", cache)
+        _done(there, "touch", "--", *files)
+        _done(there, "chmod", "600", "--", *files)
         if self._ground.user:
             owned = [path for path in (directory, cache) if path]
-            commands += [("chown", "-R", f"{self._ground.user}:", "--", *owned)]
-        for command in commands:
-            done = there.run(*command)
-            if done.code:
-                raise LemnosError(f"cannot be prepared: {done.said}", where=there.where)
+            _done(there, "chown", "-R", f"{self._ground.user}:", "--", *owned)
 
     def _forget_old(self) -> None:
         """Units that ended long ago: systemd need not know thousands of them."""
@@ -345,6 +352,12 @@ def files_of(site: Site, name: str) -> JobFiles:
         key_file=f"{directory}/{site.key_file.name}",
         cache=site.spec.cache or f"/var/cache/lemnos/{user}",
     )
+
+
+def _done(there: Transport, *command: str) -> None:
+    done = there.run(*command)
+    if done.code:
+        raise LemnosError(f"cannot be prepared: {done.said}", where=there.where)
 
 
 def _number(name: str) -> tuple[str, int]:

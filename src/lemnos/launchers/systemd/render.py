@@ -140,7 +140,7 @@ def commands_of(
         enabled = names if ground.is_system else paths
         control = systemctl(ground.spec)
         found += [
-            (host, (*control, "--quiet", "enable", *enabled)),
+            (host, (*control, "--quiet", "--force", "enable", *enabled)),
             (host, (*control, "daemon-reload")),
             (host, (*control, "--no-block", "start", *names)),
         ]

@@ -55,7 +55,7 @@ def commands_of(site: Site) -> tuple[tuple[str, ...], ...]:
     copy = ("install", "-m", "644", "-t", SYSTEM_UNITS, "--", *paths)
     return (
         *((copy,) if system else ()),
-        (*control, "--quiet", "enable", *(names if system else paths)),
+        (*control, "--quiet", "--force", "enable", *(names if system else paths)),
         (*control, "daemon-reload"),
         (*control, "start", *names),
     )
