@@ -60,7 +60,11 @@ def home(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A home directory of the test's own; nothing of the real one is seen or touched."""
-    directory = tmp_path_factory.mktemp("home")
+    return live_in(tmp_path_factory.mktemp("home"), monkeypatch)
+
+
+def live_in(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have the environment of a user whose home is ``directory``."""
     for name in list(os.environ):
         if name.startswith(LEAKY) or name.upper() in PROXIES:
             monkeypatch.delenv(name)

@@ -22,7 +22,12 @@ def embedded(
     pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> LocalModel:
     """SmolLM2, whole and verified; workers that want it at the same time fetch it once."""
-    monkeypatch.setenv("LEMNOS_MODELS", str(models_cache(pytestconfig)))
+    return fetched(pytestconfig, monkeypatch)
+
+
+def fetched(config: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> LocalModel:
+    """The same, for an environment that lasts for longer than a test."""
+    monkeypatch.setenv("LEMNOS_MODELS", str(models_cache(config)))
     with network_as_it_was(monkeypatch):
         return pull(ModelSpec(source="smollm2"), Silent())
 
@@ -37,6 +42,11 @@ def models_cache(config: pytest.Config) -> Path:
 def nothing_is_left(home: Path) -> Iterator[None]:
     """Whatever a test does, its processes end with it; and a test that passes left none."""
     yield
+    end_all(home)
+
+
+def end_all(home: Path) -> None:
+    """End what runs for the user of this home; fails if there was anything."""
     names = _deployments(home)
     left = {name: Processes(name).sweep() for name in names}
     supervisors = _supervisors(home)

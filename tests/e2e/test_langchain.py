@@ -13,17 +13,33 @@ from typing import Any
 import pytest
 
 from tests.command import lemnos, report
+from tests.conftest import live_in
+from tests.e2e.conftest import end_all, fetched
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("embedded")]
+pytestmark = pytest.mark.e2e
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "langchain" / "assistant.py"
 LEMNOS = f"{shlex.quote(sys.executable)} -m lemnos"
 
 
+@pytest.fixture(scope="module")
+def deployed(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[tuple[Path, Any]]:
+    """LEMNOS_HOME, and what ``up`` says: one deployment for all tests, which only ask it."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = live_in(tmp_path_factory.mktemp("shared"), patch)
+        fetched(pytestconfig, patch)
+        yield home / "lemnos", report("up", "--context", "512", "--concurrency", "2")
+        lemnos("down", "--now")
+        end_all(home)
+
+
 @pytest.fixture
-def endpoint() -> Iterator[Any]:
-    yield report("up", "--context", "512", "--concurrency", "2")
-    lemnos("down", "--now")
+def endpoint(deployed: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What ``up`` says; the test's own home sees the deployment."""
+    monkeypatch.setenv("LEMNOS_HOME", str(deployed[0]))
+    return deployed[1]
 
 
 def shell(script: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests import upstream
+from tests import beds, upstream
 from tests.contract.gateway.gateways import Start
 from tests.contract.gateway.hostile import KEY
 
@@ -45,7 +45,8 @@ def command(url: str, description: str, checks: str, *words: str) -> list[str]:
     """Schemathesis' own command line: it decides what is wrong."""
     return [
         str(Path(sys.executable).with_name("schemathesis")), "run",
-        description, "--url", url, "--checks", checks, "--max-examples", "10",
+        description, "--url", url, "--checks", checks,
+        "--max-examples", "10" if beds.ON else "3",
         "--phases", "examples,coverage,fuzzing", "--seed", "1", "--workers", "1",
         "--generation-database", "none", "--no-color", "--warnings", "off",
         "--request-timeout", "10", *words,

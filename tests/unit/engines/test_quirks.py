@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from lemnos.engines import quirks
@@ -12,6 +14,7 @@ from lemnos.spec.architecture import Architecture
 from lemnos.spec.quirks import Quirks
 
 
+@functools.cache
 def model(name: str) -> Architecture:
     """A known model's architecture."""
     known = known_named(name)
