@@ -12,16 +12,25 @@ from typing import Any
 
 import pytest
 
+import lemnos
+from lemnos.errors import LemnosError
 from lemnos.spec.deployment import DeploymentSpec
 from lemnos.spec.document import load
-from tests.command import lemnos
+from tests.command import lemnos as run
+from tests.command import report
 from tests.testbeds.fake_pbs import FakePbs, fake_pbs
 from tests.testbeds.slurm import Slurm
 from tests.waiting import until
 
 HOUR = 3600.0
-GLM = ("plan", "glm-4.6")
-"""On H100: bf16 needs two nodes, FP8 eight GPUs, AWQ four."""
+
+
+def plans(
+    model: str, on: str, *settings: str, cluster: str | None = None, **ask: Any
+) -> dict[str, Any]:
+    """What ``lemnos plan MODEL --on ROOM --json`` prints."""
+    spec = lemnos.deployment_spec(model, on=on, settings=list(settings))
+    return lemnos.queued_plans(spec, cluster, **ask).model_dump(mode="json")
 
 
 def rows(answer: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -83,21 +92,18 @@ def test_plan_without_a_room_imports_no_launchers() -> None:
 
 
 def test_a_room_must_be_named() -> None:
-    done = lemnos("plan", "qwen3-8b", "--set", "slurm.partition=gpu", code=2)
+    done = run("plan", "qwen3-8b", "--set", "slurm.partition=gpu", code=2)
     assert "add --on slurm" in done.stderr
-    done = lemnos("plan", "qwen3-8b", "--on", "slrum", code=2)
-    assert "unknown launcher 'slrum'" in done.stderr and "'slurm'" in done.stderr
+    with pytest.raises(LemnosError, match="unknown launcher 'slrum'") as caught:
+        plans("qwen3-8b", "slrum")
+    assert "'slurm'" in caught.value.fix
 
 
 class TestPbs:
     """The fake one, with its own way of saying what is free."""
 
-    def plan(self, pbs: FakePbs, *words: str, code: int = 0) -> Any:
-        return lemnos(*words, "--on", "pbs", "--set", f"pbs.bin={pbs.bin}", code=code)
-
     def test_eight_now_and_more_when_others_end(self, pbs: FakePbs) -> None:
-        told = self.plan(pbs, "plan", "glm-4.5-air-fp8", "--json").stdout
-        answer = json.loads(told)
+        answer = plans("glm-4.5-air-fp8", "pbs", f"pbs.bin={pbs.bin}")
         assert answer["headline"] == "H200 GPUs: 1, 2, 4, 8 now; 16 in 9 h; 24 in 12 h"
         assert answer["advice"].startswith("start with 8 GPUs now")
         found = rows(answer)
@@ -109,39 +115,52 @@ class TestPbs:
         assert "1 of the 2 nodes" in several["why"]
 
     def test_people_see_a_table_and_a_sentence(self, pbs: FakePbs) -> None:
-        text = self.plan(pbs, "plan", "glm-4.5-air-fp8").stdout
+        words = (
+            "plan",
+            "glm-4.5-air-fp8",
+            "--on",
+            "pbs",
+            "--set",
+            f"pbs.bin={pbs.bin}",
+        )
+        text = run(*words).stdout
         assert "now (8 GPUs)" in text and "why not now" in text
         assert "(in 9 h)" in text and "start with 8 GPUs now" in text
         assert "KV cache holds" in text, "the first plan in detail"
 
     def test_a_refusal_of_all_is_said_once(self, pbs: FakePbs) -> None:
-        for words, said in (
-            (("pbs.queue=shortt",), "the queue 'shortt' is unknown"),
+        for settings, said in (
             (("pbs.memory=100tb",), "no node has 102400 GiB"),
             (("pbs.queue=short", "pbs.time=60m"), "more than the 01:00:00"),
         ):
-            sets = [word for key in words for word in ("--set", key)]
-            done = self.plan(pbs, "plan", "glm-4.5-air-fp8", *sets, code=2)
-            assert done.stderr.count(said) == 1 and not done.stdout
+            with pytest.raises(LemnosError, match=said):
+                plans("glm-4.5-air-fp8", "pbs", f"pbs.bin={pbs.bin}", *settings)
+        sets = ("--set", f"pbs.bin={pbs.bin}", "--set", "pbs.queue=shortt")
+        done = run("plan", "glm-4.5-air-fp8", "--on", "pbs", *sets, code=2)
+        assert done.stderr.count("the queue 'shortt' is unknown") == 1
+        assert not done.stdout
 
     def test_of_a_larger_room_than_there_is(self, pbs: FakePbs) -> None:
-        done = self.plan(pbs, "plan", "glm-4.5-air-fp8", "--cluster", "4x8xH200", "--json")  # fmt: skip
-        most = rows(json.loads(done.stdout))["32: 16 x TP2"]
+        answer = plans(
+            "glm-4.5-air-fp8", "pbs", f"pbs.bin={pbs.bin}", cluster="4x8xH200"
+        )
+        most = rows(answer)["32: 16 x TP2"]
         assert most["full_at"] is None and "cannot be asked about" in most["why"]
         assert most["replicas_then"] == 4
 
     def test_gpus_without_a_kind(self, tmp_path: Path) -> None:
         with fake_pbs(tmp_path / "p") as nameless:
-            done = self.plan(nameless, "plan", "glm-4.5-air-fp8", code=1)
-            assert "does not say which GPUs" in done.stderr
-            assert "--cluster 2x8xH100" in done.stderr
-            words = ("--cluster", "3x8xH200", "--json")
-            done = self.plan(nameless, "plan", "glm-4.5-air-fp8", *words)
-            assert json.loads(done.stdout)["headline"].endswith("24 now")
+            here = f"pbs.bin={nameless.bin}"
+            with pytest.raises(LemnosError, match="does not say which GPUs") as caught:
+                plans("glm-4.5-air-fp8", "pbs", here)
+            assert "--cluster 2x8xH100" in caught.value.fix
+            answer = plans("glm-4.5-air-fp8", "pbs", here, cluster="3x8xH200")
+            assert answer["headline"].endswith("24 now")
 
     def test_the_engine_of_the_cpu_has_one_layout(self, pbs: FakePbs) -> None:
-        assert "pbs would start it: now" in self.plan(pbs, "plan").stdout
-        answer = json.loads(self.plan(pbs, "plan", "--json").stdout)
+        words = ("plan", "--on", "pbs", "--set", f"pbs.bin={pbs.bin}")
+        assert "pbs would start it: now" in run(*words).stdout
+        answer = report(*words)
         assert answer["room"]["free"] is True
         assert answer["plan"]["engine"] == "llamacpp"
 
@@ -154,12 +173,8 @@ class TestSlurm:
     def path(self, busy: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", f"{busy.bin}:{os.environ['PATH']}")
 
-    def plan(self, *words: str, code: int = 0) -> Any:
-        return json.loads(lemnos(*words, "--on", "slurm", "--json", code=code).stdout)
-
     def test_four_now_eight_in_nine_hours(self, busy: Slurm, home: Path) -> None:
-        before = busy.run("login", "squeue", "--noheader")
-        answer = self.plan("plan", "qwen3-8b")
+        answer = report("plan", "qwen3-8b", "--on", "slurm")
         assert answer["headline"] == "H100 GPUs: 1, 2, 4 now; 8, 16 in 9 h; 24 in 12 h"
         assert answer["advice"].startswith("start with 4 GPUs now (qwen3-8b as TP4, ")
         assert answer["advice"].endswith("(in 12 h)")
@@ -172,46 +187,47 @@ class TestSlurm:
         assert alone["wait_s"] == 0.0 and alone["why"] == ""
         assert alone["first_token_s"] >= alone["plan"]["ready_s"]
         assert not (home / "lemnos/state/deployments").exists(), "asking writes nothing"
-        after = busy.run("login", "squeue", "--noheader")
-        assert len(before.splitlines()) == len(after.splitlines()) == 3
+        assert len(busy.run("login", "squeue", "--noheader").splitlines()) == 3
 
     def test_replicas_are_jobs_of_their_own(self) -> None:
-        answer = self.plan("plan", "qwen3-8b", "--replicas", "2", "--tp", "4")
+        answer = plans("qwen3-8b", "slurm", replicas=2, tensor=4)
         (row,) = answer["plans"]
         assert (row["size"], row["replicas"]) == ({"hosts": 1, "gpus": 4}, 2)
-        assert (hours(answer, row["first_at"]), hours(answer, row["full_at"])) == (0.0, 9.0)  # fmt: skip
+        assert hours(answer, row["first_at"]) == 0.0
+        assert hours(answer, row["full_at"]) == 9.0
         assert "4 of its 8 GPUs can start now" in answer["advice"]
 
     def test_a_layout_that_the_partition_cannot_hold(self) -> None:
-        answer = self.plan(*GLM, "--set", "slurm.partition=small")
+        """On H100, glm-4.6 needs two nodes, as FP8 eight GPUs, as AWQ four."""
+        answer = plans("glm-4.6", "slurm", "slurm.partition=small")
         *_, last = answer["plans"]
-        assert last["plan"]["layout"] == rows(answer)["16: TP8 PP2"]["plan"]["layout"]
+        assert last["plan"]["layout"]["pipeline"] == 2
         assert "no nodes of the partition have what is asked for: nodes 2" in last["refused"]  # fmt: skip
         assert answer["headline"] == "H100 GPUs: 4 now; 8 in 9 h; 16 refused"
         assert answer["plans"][0]["plan"]["model"] == "glm-4.6-awq"
         assert "would serve glm-4.6-fp8 from" in answer["advice"]
 
     def test_a_partition_that_runs_nothing(self) -> None:
-        answer = self.plan("plan", "qwen3-8b", "--set", "slurm.partition=down")
+        answer = plans("qwen3-8b", "slurm", "slurm.partition=down")
         assert {row["first_at"] for row in answer["plans"]} == {None}
         assert "slurm does not say when anything would start" in answer["advice"]
 
     def test_an_unknown_partition_is_said_once(self) -> None:
-        words = ("plan", "qwen3-8b", "--on", "slurm", "--set", "slurm.partition=gpuu")
-        done = lemnos(*words, "--cluster", "3x8xH100", code=2)
-        assert done.stderr.count("unknown partition 'gpuu'") == 1
-        assert "Did you mean 'gpu'?" in done.stderr
+        unknown = "slurm.partition=gpuu"
+        with pytest.raises(LemnosError, match="unknown partition 'gpuu'") as caught:
+            plans("qwen3-8b", "slurm", unknown, cluster="3x8xH100")
+        assert "Did you mean 'gpu'?" in caught.value.fix
 
     def test_saved_and_taken_up_again(self, tmp_path: Path) -> None:
         saved = tmp_path / "plan.yaml"
         sets = ("--set", "slurm.partition=gpu", "--set", "slurm.time=2:00:00")
-        lemnos(*GLM, "--on", "slurm", *sets, "--save", str(saved))
+        run("plan", "glm-4.6", "--on", "slurm", *sets, "--save", str(saved))
         spec = load(saved, DeploymentSpec)
         assert (spec.on, spec.slurm.partition, spec.slurm.time) == ("slurm", "gpu", 7200.0)  # fmt: skip
         assert spec.plan and spec.plan.model == "glm-4.6-awq"
-        shown = lemnos("up", str(saved), "--dry-run").stdout
+        shown = run("up", str(saved), "--dry-run").stdout
         assert "#SBATCH --gres=gpu:4" in shown and "--partition=gpu" in shown
-        (row,) = self.plan("plan", str(saved))["plans"]
+        (row,) = plans(str(saved), "slurm")["plans"]
         assert row["plan"]["model"] == "glm-4.6-awq" and row["wait_s"] == 0.0
 
     def test_a_spec_that_names_its_room(self, tmp_path: Path) -> None:
@@ -220,7 +236,7 @@ class TestSlurm:
             "model: qwen3-8b\nengine: vllm\non: slurm\nreplicas: 2\n"
             "slurm: {partition: gpu, gpus_per_node: 4}\n"
         )
-        answer = self.plan("plan", str(spec))
+        answer = report("plan", str(spec), "--set", "slurm.time=8:00:00")
         assert {row["size"]["gpus"] for row in answer["plans"]} == {4}
         assert {row["replicas"] for row in answer["plans"]} == {2}
         assert answer["spec"]["slurm"]["partition"] == "gpu"
