@@ -17,6 +17,7 @@ from lemnos.engines.base import engine_named
 from lemnos.errors import LemnosError
 from lemnos.hardware.host import probe_host
 from lemnos.launchers.base import Launcher
+from lemnos.launchers.processes import Processes
 from lemnos.launchers.shape import shape_of
 from lemnos.records.store import Store
 from lemnos.spec.plan import Plan
@@ -162,6 +163,7 @@ class Fleet:
 
     def _submit(self, name: str, revision: int, after: str) -> None:
         launcher = self._launcher(revision)
+        Processes(self._name).bury()  # before GPUs are chosen: it would hold some
         unit = self._unit(name, revision, after)
         try:
             launcher.submit(unit)

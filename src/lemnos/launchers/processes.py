@@ -27,6 +27,8 @@ from lemnos.spec.base import Value
 from lemnos.spec.plan import Job
 
 MARK = "LEMNOS_JOB"
+LEFT = ""
+"""The name under which processes of engines are found whose first process is gone."""
 
 
 class ProcessStatus(Value):
@@ -85,13 +87,20 @@ class Processes:
     def signal(self, name: str, *, kill: bool = False) -> None:
         """SIGTERM to the job's first process; or SIGKILL to all that carries its mark."""
         if kill:
-            _kill_all(self._find().get(name, []))
+            found = self._find()
+            _kill_all([*found.get(name, []), *found.get(LEFT, [])])
             return
         child = self._children.get(name) or self._adopted.get(name)
         if child is None:
             return
         with contextlib.suppress(ProcessLookupError, psutil.Error):
             child.send_signal(signal.SIGTERM)
+
+    def bury(self) -> int:
+        """SIGKILL to what engines left that were killed: vLLM's core goes on without its API, and holds the GPU."""
+        left = self._find().get(LEFT, [])
+        _kill_all(left)
+        return len(left)
 
     def sweep(self) -> int:
         """SIGKILL to everything that carries this deployment's mark."""
@@ -109,7 +118,14 @@ class Processes:
     def _adopted(self) -> dict[str, psutil.Process]:
         """Jobs that another supervisor started. They are looked for when they are first asked for:
         to look takes longer than to render a unit."""
-        return {name: processes[0] for name, processes in self._find().items()}
+        found = self._find()
+        return {name: found[name][0] for name in found if name != LEFT}
+
+    @property
+    def _home(self) -> Path:
+        """Where engines work, and nothing else does: the deployment's directory. What has lost its mark and
+        its first process, under whichever supervisor, is known by it."""
+        return paths.state_dir() / "deployments" / self._deployment
 
     def _sessions(self) -> dict[int, str]:
         """This launcher's jobs by their sessions, which outlive their first process. A process
@@ -123,20 +139,24 @@ class Processes:
         }
 
     def _find(self) -> dict[str, list[psutil.Process]]:
-        """The live processes of each job of this deployment, oldest first."""
+        """The live processes of each job of this deployment, oldest first; ``LEFT`` is none of them."""
         prefix = self.mark("")
         sessions = self._sessions()
         unmarked: list[tuple[int, psutil.Process]] = []
         found: dict[str, list[psutil.Process]] = {}
         for process in psutil.process_iter():
             try:
-                mark = process.environ().get(MARK, "")
-                alive = process.status() != psutil.STATUS_ZOMBIE
+                environ = process.environ()
+                mark = environ.get(MARK, "")
                 session = os.getsid(process.pid)
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if mark.startswith(prefix) or not environ:
+                    if _is_gone(session) and Path(process.cwd()) == self._home:
+                        found.setdefault(LEFT, []).append(process)
+                        continue
             except (psutil.Error, OSError):
                 continue  # gone, or another user's: not ours
-            if not alive:
-                continue
             if not mark.startswith(prefix):
                 unmarked.append((session, process))
                 continue
@@ -183,6 +203,13 @@ def _adopted_status(process: psutil.Process) -> ProcessStatus:
         if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             return ProcessStatus(alive=True, pids=(process.pid,))
     return ProcessStatus(alive=False, ended="ended (under an earlier supervisor)")
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _kill_all(processes: Sequence[psutil.Process]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lemnos import paths
 from lemnos.errors import LemnosError
 from lemnos.launchers.processes import MARK, Processes
 from lemnos.launchers.script import script_of
@@ -109,6 +110,36 @@ def test_kill_takes_what_has_lost_its_mark_but_not_its_session(
     assert MARK not in left.environ() and left.is_running()
     assert launcher.sweep() == 1
     until(lambda: not left.is_running() or left.status() == "zombie")
+
+
+def test_what_a_killed_engine_left_is_found_by_any_supervisor(
+    launcher: Processes,
+) -> None:
+    # As vLLM's core: no mark, no parent, and a child that still has the mark (the tracker of resources).
+    home = paths.writable(paths.state_dir() / "deployments" / "box")
+    code = (
+        "import os, pathlib, signal, subprocess;"
+        "bare = subprocess.Popen(['sleep', '1000'], env={});"
+        "marked = subprocess.Popen(['sleep', '1000']);"
+        "pathlib.Path('pids').write_text(f'{bare.pid} {marked.pid}');"
+        "print('up', flush=True); signal.pause()"
+    )
+    os.kill(started(launcher, job(home, code)), signal.SIGKILL)
+    until(lambda: not launcher.status()["engine-0"].alive)
+    left = [psutil.Process(int(pid)) for pid in (home / "pids").read_text().split()]
+    again = Processes("box")
+    assert again.status() == {}, "a child that is left is not the engine"
+    assert Processes("other").bury() == 0
+    assert again.bury() == 2
+    for process in left:
+        until(lambda p=process: not p.is_running() or p.status() == "zombie")  # type: ignore[misc]
+
+
+def test_what_runs_is_not_left(launcher: Processes) -> None:
+    home = paths.writable(paths.state_dir() / "deployments" / "box")
+    pid = started(launcher, job(home, SLEEPER))
+    assert Processes("box").bury() == 0
+    assert Processes("box").status()["engine-0"].pids == (pid,)
 
 
 def test_a_session_that_a_job_does_not_lead_is_not_its_own(
