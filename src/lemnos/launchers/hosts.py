@@ -33,10 +33,10 @@ PORTS = range(20_000, 32_000)
 
 
 class Hosts:
-    """The jobs of one deployment on several hosts; of the shape of ``processes.Processes``.
+    """The jobs of one deployment on several hosts.
 
-    ``directory`` is where a host's scripts go, on that host; it may be shared between hosts.
-    ``owner`` tells deployments of other state directories apart.
+    Scripts go to ``directory``/UNIT/HOST/JOB on each; hosts may share it, with us or among themselves.
+    ``owner`` tells deployments of other state directories apart. ``key_file``: the engines' key there.
     """
 
     def __init__(
@@ -45,11 +45,12 @@ class Hosts:
         owner: str,
         directory: str,
         transports: Mapping[str, Transport],
+        key_file: str = "",
     ) -> None:
         self._mark = f"{owner}|{deployment}|"
         self._transports = dict(transports)
         self._directory = directory
-        self._where: dict[str, str] = {}
+        self._key_file = key_file
 
     def transport(self, host: str) -> Transport:
         """What reaches ``host``: for keys and logs. Raises LemnosError for one that was not named."""
@@ -60,11 +61,11 @@ class Hosts:
                 f"'{host}' is none of the hosts of this deployment", where="local.hosts"
             ) from None
 
-    def scripts(self, job: Job) -> dict[str, str]:
-        """What ``submit`` writes into the job's directory. Pure."""
+    def scripts(self, job: Job, host: str) -> dict[str, str]:
+        """What ``write`` writes into the job's directory. Pure."""
         name = name_of(job)
         shared = {
-            "directory": self.directory(job.host, name),
+            "directory": self.directory(host, name),
             "log": job.log,
             "log_directory": str(PurePosixPath(job.log).parent),
             "mark": self._mark_of(name),
@@ -78,62 +79,54 @@ class Hosts:
         }
 
     def directory(self, host: str, name: str) -> str:
-        """Of a job, on its host."""
-        return f"{self._directory}/{host}/{name}"
+        """Of the job ``name`` (``engine-0.1``), on its host."""
+        return f"{self._directory}/{name.partition('.')[0]}/{host}/{name}"
 
-    def submit(self, job: Job) -> None:
-        """Start ``job`` on its host, detached, unless it runs. Raises LemnosError."""
-        name, transport = name_of(job), self.transport(job.host)
-        directory = self.directory(job.host, name)
-        for file, text in self.scripts(job).items():
-            transport.write(f"{directory}/{file}", text.encode())
-        done = transport.run("sh", "-c", script("hosts_start.j2", directory=directory))
+    def write(self, job: Job, host: str) -> None:
+        """The job's scripts, on its host."""
+        directory = self.directory(host, name_of(job))
+        for file, text in self.scripts(job, host).items():
+            self.transport(host).write(f"{directory}/{file}", text.encode())
+
+    def submit(self, job: Job, host: str) -> None:
+        """Start ``job`` on ``host``, detached, unless it runs there. Raises LemnosError."""
+        self.write(job, host)
+        text = script("hosts_start.j2", directory=self.directory(host, name_of(job)))
+        done = self.transport(host).run("sh", "-c", text)
         said = done.out.strip()
         if said != "started":
             why = said or done.said or "setsid or /proc may be missing there"
-            raise LemnosError(f"the job cannot be started ({why})", where=f"{job.host}: {job.id}")  # fmt: skip
-        self._where[name] = job.host
+            raise LemnosError(f"the job cannot be started ({why})", where=f"{host}: {job.id}")  # fmt: skip
 
-    def status(self) -> dict[str, ProcessStatus]:
-        """Alive or how it ended, for every job. Raises LemnosError if a host does not answer: what
-        runs there is not known."""
-        found, silent = self.ask()
-        if silent:
-            raise next(iter(silent.values()))
-        return found
+    def hand_over_key(self, host: str, key: bytes) -> None:
+        """The engines' key, for a host that does not share our directory; it is removed by ``sweep``."""
+        there = self.transport(host)
+        if there.read(self._key_file) == key:
+            return
+        there.write(f"{self._directory}/own-key", b"")
+        there.write(self._key_file, key)
 
-    def ask(self) -> tuple[dict[str, ProcessStatus], dict[str, LemnosError]]:
-        """The jobs of the hosts that answer, and the hosts that do not; one call a host."""
+    def jobs_of(self, host: str) -> dict[str, ProcessStatus]:
+        """Alive or how it ended, for every job of ``host``. Raises LemnosError if it does not answer."""
+        text = script("hosts_status.j2", directory=self._directory, host=host)
+        done = self.transport(host).run("sh", "-c", text)
+        return parse(checked(done, "the host's jobs cannot be asked for", where=host))
 
-        def asked(host: str) -> dict[str, ProcessStatus]:
-            text = script("hosts_status.j2", directory=f"{self._directory}/{host}")
-            said = checked(
-                self._transports[host].run("sh", "-c", text),
-                "the host's jobs cannot be asked for",
-                where=host,
-            )
-            return parse(said)
+    def ask(
+        self,
+    ) -> tuple[dict[str, dict[str, ProcessStatus]], dict[str, LemnosError]]:
+        """The jobs of each host that answers, and the hosts that do not; one call a host."""
+        return each_of(self.jobs_of, self._transports)
 
-        found: dict[str, ProcessStatus] = {}
-        answers, silent = _each(asked, self._transports)
-        for host, jobs in answers.items():
-            self._where |= dict.fromkeys(jobs, host)
-            found |= jobs
-        return found, silent
-
-    def signal(self, name: str, *, kill: bool = False) -> None:
+    def signal(self, host: str, name: str, *, kill: bool = False) -> None:
         """SIGTERM to the job's first process; or SIGKILL to all that is its. Raises LemnosError if
         its host does not answer."""
-        if name not in self._where:
-            self.ask()
-        host = self._where.get(name)
-        if host is None:
-            return
         if kill:
             self._kill(host, self._mark_of(name), name)
             return
         text = script("hosts_ask.j2", directory=self.directory(host, name))
-        checked(self._transports[host].run("sh", "-c", text), f"{name} cannot be asked to end", where=host)  # fmt: skip
+        done = self.transport(host).run("sh", "-c", text)
+        checked(done, f"{name} cannot be asked to end", where=host)
 
     def sweep(self) -> int:
         """SIGKILL to all of the deployment on all hosts, and its scripts removed; how many processes
@@ -141,26 +134,23 @@ class Hosts:
 
         def swept(host: str) -> int:
             count = self._kill(host, self._mark, "*")
-            self._transports[host].remove(f"{self._directory}/{host}")
+            values = {"host": host, "key_file": self._key_file}
+            text = script("hosts_leave.j2", directory=self._directory, **values)
+            done = self.transport(host).run("sh", "-c", text)
+            checked(done, "files cannot be removed", where=host)
             return count
 
-        counts, silent = _each(swept, self._transports)
-        self._where.clear()
+        counts, silent = each_of(swept, self._transports)
         if silent:
             raise next(iter(silent.values()))
         return sum(counts.values())
 
-    def free_ports(self, host: str, count: int = 1, seed: str = "") -> int:
-        """The first of ``count`` ports in a row on ``host`` that nobody listens on now. Raises LemnosError."""
-        files = ("/proc/net/tcp", "/proc/net/tcp6")
-        said = self.transport(host).run("cat", *files)  # there may be no IPv6
-        return free_range(listening(said.out), count, seed or host, host)
-
     def _kill(self, host: str, mark: str, name: str) -> int:
-        below = shlex.quote(f"{self._directory}/{host}")
-        jobs = Shell(f"{below}/*" if name == "*" else f"{below}/{shlex.quote(name)}")
+        one = shlex.quote(self.directory(host, name))
+        every = f"{shlex.quote(self._directory)}/*/{shlex.quote(host)}/*"
+        jobs = Shell(every if name == "*" else one)
         text = script("hosts_kill.j2", mark=mark, directories=jobs)
-        done = self._transports[host].run("sh", "-c", text)
+        done = self.transport(host).run("sh", "-c", text)
         return int(checked(done, "processes cannot be ended", where=host).strip() or 0)
 
     def _mark_of(self, name: str) -> str:
@@ -220,10 +210,10 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _each(
+def each_of(
     do: Callable[[str], T], hosts: Iterable[str]
 ) -> tuple[dict[str, T], dict[str, LemnosError]]:
-    """``do`` for every host, several at once; what it gave, and what it raised."""
+    """``do`` for every host, several at once; by host what it gave, and what it raised."""
 
     def one(host: str) -> T | LemnosError:
         try:

@@ -2,154 +2,241 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Sequence
-from pathlib import Path
+import contextlib
+from collections.abc import Collection, Iterable, Sequence
 
-import psutil
-from pydantic import ValidationError
-
-from lemnos import leases, paths
 from lemnos.engines.base import JobFiles
-from lemnos.errors import LemnosError, UsageError
-from lemnos.hardware.host import probe_host
-from lemnos.hardware.ports import free_port, port_is_free
-from lemnos.launchers import gpus, logs
-from lemnos.launchers.processes import MARK, Processes, ProcessStatus
+from lemnos.errors import LemnosError
+from lemnos.launchers import containers, logs
+from lemnos.launchers.others import LOOPBACK, Reach, host_of, is_this_machine, others_of
+from lemnos.launchers.papers import Papers
+from lemnos.launchers.processes import Processes, ProcessStatus
 from lemnos.launchers.script import script_of
-from lemnos.launchers.shape import Shape, shape_of
+from lemnos.launchers.seats import Seats
+from lemnos.launchers.shape import shape_of
 from lemnos.launchers.site import Site
 from lemnos.spec.cluster import Cluster
-from lemnos.spec.place import INNER_PORTS, Place
+from lemnos.spec.place import Place
 from lemnos.spec.plan import Job, Plan
 from lemnos.spec.unit import LogFile, Rendered, Room, Unit, UnitStatus
-from lemnos.transport.base import url_of
-
-HERE = "127.0.0.1"
-RESERVED_S = 120.0
-"""A unit that was placed and is not there after so long has given its GPUs up."""
+from lemnos.transport.base import Transport, url_of
+from lemnos.transport.here import Here
+from lemnos.transport.ssh import Ssh
 
 
 class Local:
-    """The units of one deployment as processes."""
+    """The units of one deployment as processes. ``reach`` makes the transport to a host of ``local.hosts``."""
 
     name = "local"
     restarts = False
     queues = False
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, reach: Reach = Ssh) -> None:
         self._site = site
-        self._directory = Path(site.directory)
+        self._papers = Papers(site)
         self._processes = Processes(site.deployment)
+        self._others = others_of(site, self._papers, self._processes, reach)
+        self._seats = Seats(site, self._papers, self._others)
+        self._forwards: dict[str, tuple[str, str, int]] = {}
 
     def place(self, plan: Plan, name: str, *, dry: bool = False) -> Place:
-        """Free ports, and GPUs that no other unit has; kept for this unit from now on."""
-        shape = shape_of(plan)
-        if shape.hosts > 1:
-            raise UsageError(
-                f"the plan needs {shape.hosts} hosts for a replica, and this is one",
-                where="on: local",
-                fix="name hosts in local.hosts, or use --on slurm, pbs or ray",
-            )
-        if dry:
-            return Place(port=0, gpus_per_host=shape.per_host)
-        with leases.lease(paths.state_dir() / "gpus.lease", what="GPUs", wait_s=60):
-            devices = self._devices(shape, name)
-            place = Place(
-                port=free_port(HERE),
-                inner_port=_free_range(INNER_PORTS) if devices else 0,
-                gpus_per_host=shape.per_host,
-                devices=devices,
-            )
-            self._write(name, "place.json", place.model_dump_json())
-        return place
+        """Free ports, and GPUs (and hosts) that no other unit has; kept for this unit from now on."""
+        return self._seats.place(shape_of(plan), name, dry=dry)
 
     def files(self, name: str) -> JobFiles:
-        """Logs and keys in the deployment's directory."""
+        """Logs and keys in the deployment's directory, under the same path on every host."""
         return self._site.files(name)
 
     def render(self, unit: Unit) -> Rendered:
-        """A shell script a job."""
-        files = {
-            f"{_name(job)}.sh": script_of(self._contained(job, unit))
-            for job in unit.jobs
-        }
+        """A shell script a job; for other hosts two, of which one keeps how the other ends."""
+        files: dict[str, str] = {}
+        commands: list[tuple[str, ...]] = []
         home = self._site.unit_directory(unit.name)
-        return Rendered(
-            files=files,
-            commands=tuple(("sh", f"{home}/{name}") for name in files),
-        )
+        for job in unit.jobs:
+            host, contained = host_of(unit, job), self._contained(job, unit)
+            if _is_ours(job, host):
+                files[f"{_name(job)}.sh"] = script_of(contained)
+                commands.append(("sh", f"{home}/{_name(job)}.sh"))
+            else:
+                files |= self._others.scripts(contained, host)
+                commands.append(self._others.command(contained, host))
+        return Rendered(files=files, commands=tuple(commands))
 
     def inventory(self) -> Cluster:
-        """This machine."""
-        from lemnos.hardware.probe import probe_here
-
-        return probe_here(note=lambda _: None)
+        """This machine, or the hosts."""
+        return self._seats.inventory()
 
     def room(self, unit: Unit) -> Room:
         """Whether as many GPUs are free as the unit has."""
-        need = len(unit.place.devices) or unit.place.gpus_per_host
-        if not need:
-            return Room(free=True)
-        host = probe_host()
-        devices = gpus.allowed(host.gpus, _visible(), self._site.spec.local.devices)
-        open_ = gpus.free(host.gpus, devices, self._taken(unit.name))
-        if len(open_) >= need:
-            return Room(free=True)
-        return Room(free=False, why=f"{len(open_)} of {len(devices)} GPUs are free")
+        return self._seats.room(unit)
 
     def submit(self, unit: Unit) -> None:
         """Start each job in a session of its own, unless it runs."""
         rendered = self.render(unit)
-        alive = {name for name, seen in self._processes.status().items() if seen.alive}
+        alive = {n for n, seen in self._jobs().get(unit.name, {}).items() if seen.alive}
+        if not alive:
+            self._end_earlier(unit)
         self._site.hand_over_key()
-        self._write(unit.name, "unit.json", unit.model_dump_json())
-        for name, text in rendered.files.items():
-            self._write(unit.name, name, text)
+        self._papers.keep(unit)
         try:
-            for job, (_, script) in zip(unit.jobs, rendered.commands, strict=True):
-                if _name(job) not in alive:
-                    self._processes.submit(job, ("/bin/sh", script))
+            for job in unit.jobs:
+                if _name(job) in alive:
+                    continue
+                host = host_of(unit, job)
+                if not _is_ours(job, host):
+                    self._others.submit(self._contained(job, unit), host)
+                    continue
+                script = f"{_name(job)}.sh"
+                self._papers.write(unit.name, script, rendered.files[script])
+                path = f"{self._site.unit_directory(unit.name)}/{script}"
+                self._processes.submit(job, ("/bin/sh", path))
         except LemnosError:
             self.cancel(unit.name, kill=True)
             raise
 
     def status(self) -> dict[str, UnitStatus]:
-        """Every unit that has a process, or had one that this launcher started."""
-        found: dict[str, dict[str, ProcessStatus]] = {}
-        for name, seen in self._processes.status().items():
-            found.setdefault(_unit(name), {})[name] = seen
-        return {name: self._status(name, seen) for name, seen in found.items()}
+        """Every unit that has a process, or had one that this launcher started. A host that does not
+        answer has not ended: its units are as they were seen last."""
+        return {name: self._status(name, seen) for name, seen in self._jobs().items()}
 
     def logs(self, name: str) -> tuple[LogFile, ...]:
         """One a job."""
-        unit = self._unit(name)
-        return logs.logs_of(unit) if unit else ()
+        unit = self._papers.unit(name)
+        if unit is None:
+            return ()
+        hosts = [host_of(unit, job) for job in unit.jobs]
+        return tuple(
+            log.model_copy(update={"host": host})
+            for log, host in zip(logs.logs_of(unit), hosts, strict=True)
+        )
 
     def read(self, log: LogFile, lines: int) -> Sequence[str]:
         """The last lines of one."""
-        return logs.last_of(self._site.transport, log, lines)
+        return logs.last_of(self._transport(log.host), log, lines)
 
     def cancel(self, name: str, *, kill: bool = False) -> None:
-        """SIGTERM to each job's first process, or SIGKILL to all that is the unit's."""
-        for job in [job for job in self._processes.status() if _unit(job) == name]:
-            self._processes.signal(job, kill=kill)
+        """SIGTERM to each job's first process, or SIGKILL to all that is the unit's.
+
+        A host that does not answer is given up with ``kill``: what runs there has ended for us, and is
+        ended when it answers again. Raises LemnosError that says so.
+        """
+        unit = self._papers.unit(name)
+        hosts = {_name(job): host_of(unit, job) for job in unit.jobs} if unit else {}
+        silent: dict[str, LemnosError] = {}
+        for job in {*hosts, *self._jobs().get(name, {})}:
+            host = hosts.get(job, "")
+            if host in self._others.names:
+                try:
+                    self._others.signal(host, job, kill=kill)
+                except LemnosError as error:
+                    silent[host] = error
+            if kill or host not in self._others.names:
+                self._processes.signal(job, kill=kill)
+        if unit and kill:
+            self._remove_containers([unit], but=silent)
+        if kill and silent:
+            self._papers.give_up(name, set(silent))
+        later = "; what runs there is ended when it answers again" if kill else ""
+        for host, why in silent.items():
+            raise LemnosError(f"{why.what}{later}", where=host, fix=why.fix)
 
     def sweep(self) -> int:
-        """SIGKILL to all that is the deployment's; scripts and reservations go."""
+        """SIGKILL to all that is the deployment's, everywhere; scripts and reservations go. Raises
+        LemnosError if a host does not answer, after all others are done."""
+        units = self._papers.units()
         found = self._processes.sweep()
-        self._site.transport.remove(f"{self._directory}/units")
+        self._remove_containers(units, but=self._others.silent)
+        self._drop_forwards()
+        if not self._others.allocation or units:
+            found += self._others.sweep()
+        self._papers.clear()
         return found
+
+    # ------------------------------------------------------------ what there is
+
+    def _jobs(self) -> dict[str, dict[str, ProcessStatus]]:
+        """unit -> job -> how it is, here and on other hosts."""
+        found: dict[str, dict[str, ProcessStatus]] = {}
+        everywhere = self._others.status(self._papers) | self._processes.status()
+        for name, seen in everywhere.items():
+            found.setdefault(name.partition(".")[0], {})[name] = seen
+        return found
+
+    def _status(self, name: str, jobs: dict[str, ProcessStatus]) -> UnitStatus:
+        unit = self._papers.unit(name)
+        order = sorted(jobs, key=_rank)
+        alive = [job for job in order if jobs[job].alive]
+        ended = [job for job in order if not jobs[job].alive]
+        if unit:
+            ended += [_name(job) for job in unit.jobs if _name(job) not in jobs]
+        if not alive:
+            self._drop_forwards(name)
+            why = jobs[order[0]].ended if order[0] in jobs else "ended"
+            return UnitStatus(state="ended", why=why, id=name)
+        url, broken = self._url(unit) if unit else ("", "")
+        if ended:
+            how = jobs[ended[0]].ended if ended[0] in jobs else "is not there"
+            broken = f"{ended[0]} {how}"
+        allocation = self._others.allocation
+        return UnitStatus(
+            state="running",
+            broken=broken,
+            id=name,
+            url=url,
+            hosts=(unit.place.names or unit.place.hosts) if unit else (),
+            pids=tuple(pid for job in alive for pid in jobs[job].pids),
+            ends_at=allocation.ends_at if allocation else None,
+        )
+
+    def _url(self, unit: Unit) -> tuple[str, str]:
+        """(where its API is reached, or why nobody can know)."""
+        place = unit.place
+        if not place.forwarded:
+            return url_of(place.hosts[0], place.port), ""
+        host = place.names[0]
+        way = (host, place.hosts[0], place.port)
+        if self._forwards.get(unit.name) != way and host in self._others.silent:
+            return "", f"cannot be reached: {host} does not answer"
+        try:
+            url = self._others.transport(host).forward(*way[1:])
+        except LemnosError:
+            return "", ""  # the next look tries again
+        self._forwards[unit.name] = way
+        return url, ""
+
+    def _drop_forwards(self, *names: str) -> None:
+        """Of units that have ended; of all without a name."""
+        for name in names or list(self._forwards):
+            if way := self._forwards.pop(name, None):
+                transport = self._others.transport(way[0])
+                if isinstance(transport, Ssh):
+                    transport.drop(*way[1:])
+
+    def _end_earlier(self, unit: Unit) -> None:
+        """What is left on other hosts of an earlier start under the same name."""
+        before = self._papers.unit(unit.name)
+        hosts = {host_of(unit, job) for job in unit.jobs}
+        for job in before.jobs if before else ():
+            host = host_of(before, job) if before else ""
+            if host not in self._others.names:
+                continue
+            try:
+                self._others.signal(host, _name(job), kill=True)
+            except LemnosError:
+                if host in hosts:
+                    raise
+
+    def _transport(self, host: str) -> Transport:
+        return self._others.transport(host) if host in self._others.names else Here()
+
+    # ------------------------------------------------------------ containers
 
     def _contained(self, job: Job, unit: Unit) -> Job:
         container = self._site.spec.container
         if container is None or job.role == "gateway":
             return job
-        from lemnos.launchers.containers import inside
-
         files = self._site.files(unit.name)
-        return inside(
+        return containers.inside(
             job,
             container,
             gpus=unit.place.devices or bool(unit.place.gpus_per_host),
@@ -157,102 +244,28 @@ class Local:
             readable=(files.key_file,),
         )
 
-    def _status(self, name: str, jobs: dict[str, ProcessStatus]) -> UnitStatus:
-        unit = self._unit(name)
-        order = sorted(jobs, key=_rank)
-        alive = [job for job in order if jobs[job].alive]
-        ended = [job for job in order if not jobs[job].alive]
-        if unit:
-            ended += [_name(job) for job in unit.jobs if _name(job) not in jobs]
-        if not alive:
-            why = jobs[order[0]].ended if order[0] in jobs else "ended"
-            return UnitStatus(state="ended", why=why, id=name)
-        broken = ""
-        if ended:
-            how = jobs[ended[0]].ended if ended[0] in jobs else "is not there"
-            broken = f"{ended[0]} {how}"
-        return UnitStatus(
-            state="running",
-            broken=broken,
-            id=name,
-            url=url_of(unit.place.hosts[0], unit.place.port) if unit else "",
-            hosts=unit.place.hosts if unit else (),
-            pids=tuple(pid for job in alive for pid in jobs[job].pids),
-        )
+    def _remove_containers(self, units: Iterable[Unit], but: Collection[str]) -> None:
+        """A container outlives the client that started it."""
+        container = self._site.spec.container
+        engines = [unit for unit in units if unit.role != "gateway"]
+        for unit, job in [(each, job) for each in engines for job in each.jobs]:
+            host = host_of(unit, job)
+            command = containers.removal(job, container) if container else ()
+            if command and host not in but:
+                with contextlib.suppress(
+                    LemnosError
+                ):  # the runtime is gone, or the host
+                    self._transport(host).run(*command)
 
-    def _devices(self, shape: Shape, name: str) -> tuple[str, ...]:
-        """GPUs for the unit; none for an engine of the CPU, or where there is no driver to ask."""
-        if not shape.gpus:
-            return ()
-        host = probe_host()
-        may = gpus.allowed(host.gpus, _visible(), self._site.spec.local.devices)
-        return gpus.choose(host.gpus, may, self._taken(name), shape.gpus)
 
-    def _taken(self, name: str) -> set[str]:
-        """GPUs of all other units on this machine that run, or were placed a moment ago."""
-        alive = _marks()
-        taken: set[str] = set()
-        for path in self._directory.parent.glob("*/units/*/place.json"):
-            deployment, unit = path.parts[-4], path.parts[-2]
-            if (deployment, unit) == (self._site.deployment, name):
-                continue
-            try:
-                place = Place.model_validate_json(path.read_bytes())
-                fresh = time.time() - path.stat().st_mtime < RESERVED_S
-            except (OSError, ValidationError):
-                continue
-            mark = f"{paths.state_dir()}|{deployment}|{unit}"
-            if fresh or any(
-                each == mark or each.startswith(mark + ".") for each in alive
-            ):
-                taken |= set(place.devices)
-        return taken
-
-    def _unit(self, name: str) -> Unit | None:
-        data = self._site.transport.read(f"{self._site.unit_directory(name)}/unit.json")
-        try:
-            return Unit.model_validate_json(data) if data else None
-        except ValidationError:  # another version's
-            return None
-
-    def _write(self, unit: str, name: str, text: str) -> None:
-        path = f"{self._site.unit_directory(unit)}/{name}"
-        self._site.transport.write(path, text.encode())
+def _is_ours(job: Job, host: str) -> bool:
+    """Whether the job is a process of this machine."""
+    return job.role == "gateway" or host in LOOPBACK or is_this_machine(host)
 
 
 def _name(job: Job) -> str:
     return job.id.partition("/")[2]
 
 
-def _unit(job: str) -> str:
-    """``engine-0`` of ``engine-0.1``."""
-    return job.partition(".")[0]
-
-
 def _rank(job: str) -> int:
     return int(job.partition(".")[2] or 0)
-
-
-def _visible() -> str | None:
-    return os.environ.get("CUDA_VISIBLE_DEVICES")
-
-
-def _marks() -> set[str]:
-    """The marks of all processes that this user may see."""
-    found = set()
-    for process in psutil.process_iter():
-        try:
-            found.add(process.environ().get(MARK, ""))
-        except psutil.Error:
-            continue
-    return found
-
-
-def _free_range(count: int) -> int:
-    """The first of ``count`` ports in a row that nobody listens on now."""
-    for _ in range(50):
-        first = free_port(HERE)
-        rest = range(first + 1, first + count)
-        if rest[-1] < 65536 and all(port_is_free(HERE, port) for port in rest):
-            return first
-    raise LemnosError(f"no {count} free ports in a row were found on this machine")

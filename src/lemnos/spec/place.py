@@ -32,6 +32,10 @@ class Place(Value):
     role: Role = "both"
     ray: bool = False
     """A Ray cluster joins the hosts, instead of the engine's own processes."""
+    names: tuple[str, ...] = ()
+    """What the launcher calls the hosts, where that is not their addresses."""
+    forwarded: bool = False
+    """The gateway's machine reaches the first host through SSH only."""
 
 
 INNER_PORTS = 16

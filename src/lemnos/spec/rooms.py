@@ -85,6 +85,10 @@ class LocalSpec(Value):
     devices: tuple[Word, ...] = ()
     """GPUs that may be used, by index or UUID; none: all that are free (``CUDA_VISIBLE_DEVICES``
     of the caller holds)."""
+    allocation: bool = True
+    """Inside ``salloc`` or ``qsub -I``, its hosts and GPUs are the room; false: this machine alone is."""
+    ray: bool = False
+    """A replica over several hosts runs on a Ray cluster of its own, instead of the engine's own processes."""
 
 
 class SystemdSpec(Value):

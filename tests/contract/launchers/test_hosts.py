@@ -70,8 +70,15 @@ def said(job: Job) -> str:
     return Path(job.log).read_text() if Path(job.log).exists() else ""
 
 
+def seen(hosts: Hosts) -> dict[str, ProcessStatus]:
+    """The jobs of ``n1``, which answers."""
+    found, silent = hosts.ask()
+    assert not silent
+    return found["n1"]
+
+
 def started(hosts: Hosts, job: Job, word: str = "waits") -> None:
-    hosts.submit(job)
+    hosts.submit(job, "n1")
     until(lambda: f"\n{word}" in said(job))
 
 
@@ -81,28 +88,28 @@ def test_a_job_runs_detached_and_is_found_again(
     one = job(bed)
     started(hosts, one)
     assert said(one).startswith("--- lemnos starts box/engine-0 at ")
-    assert hosts.status() == {"engine-0": ProcessStatus(alive=True)}
+    assert seen(hosts) == {"engine-0": ProcessStatus(alive=True)}
     (process,) = bed.processes()
     assert os.getsid(process.pid) != os.getsid(0)
-    hosts.submit(one)
+    hosts.submit(one, "n1")
     assert bed.processes() == [process], "submitted twice it runs once"
     if isinstance(transport, Ssh):
         transport.close()  # as when the network was away
     again = Hosts("box", "test", str(bed.directory / "it's"), {"n1": transport})
-    assert again.status() == {"engine-0": ProcessStatus(alive=True)}
-    again.signal("engine-0", kill=True)
+    assert seen(again) == {"engine-0": ProcessStatus(alive=True)}
+    again.signal("n1", "engine-0", kill=True)
     until(lambda: not bed.processes())
-    assert again.status()["engine-0"].ended == "was killed by SIGKILL"
+    assert seen(again)["engine-0"].ended == "was killed by SIGKILL"
 
 
 def test_how_a_job_ended_is_kept(hosts: Hosts, bed: Bed) -> None:
-    hosts.submit(job(bed, "raise SystemExit(3)"))
+    hosts.submit(job(bed, "raise SystemExit(3)"), "n1")
     started(hosts, job(bed, index=1))
     started(hosts, job(bed, POLITE, index=2))
-    hosts.signal("engine-1")
-    hosts.signal("engine-2")
-    until(lambda: not any(seen.alive for seen in hosts.status().values()))
-    ended = {name: seen.ended for name, seen in hosts.status().items()}
+    hosts.signal("n1", "engine-1")
+    hosts.signal("n1", "engine-2")
+    until(lambda: not any(each.alive for each in seen(hosts).values()))
+    ended = {name: each.ended for name, each in seen(hosts).items()}
     assert ended == {
         "engine-0": "ended with exit code 3",
         "engine-1": "was killed by SIGTERM",
@@ -110,7 +117,7 @@ def test_how_a_job_ended_is_kept(hosts: Hosts, bed: Bed) -> None:
     }
     assert "asked" in said(job(bed, index=2))
     started(hosts, job(bed, "print('waits again', flush=True);" + WAITS), "waits again")
-    assert hosts.status()["engine-0"].alive, "a name may be used again"
+    assert seen(hosts)["engine-0"].alive, "a name may be used again"
 
 
 def test_killing_takes_children_and_what_lost_its_mark(hosts: Hosts, bed: Bed) -> None:
@@ -120,19 +127,19 @@ def test_killing_takes_children_and_what_lost_its_mark(hosts: Hosts, bed: Bed) -
     started(hosts, one, "child")
     started(hosts, job(bed, index=1))
     assert len(bed.processes()) == 4
-    hosts.signal("engine-0", kill=True)
+    hosts.signal("n1", "engine-0", kill=True)
     until(lambda: len(bed.processes()) == 1)
-    assert hosts.status()["engine-1"].alive
+    assert seen(hosts)["engine-1"].alive
 
 
 def test_killing_takes_what_a_job_left_when_it_ended(hosts: Hosts, bed: Bed) -> None:
     code = "import subprocess, sys; subprocess.Popen(['sleep', '1000'], env={'LEMNOS_TEST_WORD': sys.argv[1]})"
-    hosts.submit(job(bed, code, bed.word))
-    until(lambda: not hosts.status()["engine-0"].alive)
+    hosts.submit(job(bed, code, bed.word), "n1")
+    until(lambda: not seen(hosts)["engine-0"].alive)
     assert len(bed.processes()) == 1
-    hosts.signal("engine-0", kill=True)
+    hosts.signal("n1", "engine-0", kill=True)
     until(lambda: not bed.processes())
-    assert hosts.status()["engine-0"].ended == "ended with exit code 0"
+    assert seen(hosts)["engine-0"].ended == "ended with exit code 0"
 
 
 def test_a_number_that_is_another_process_now_is_left_alone(
@@ -140,21 +147,21 @@ def test_a_number_that_is_another_process_now_is_left_alone(
 ) -> None:
     started(hosts, job(bed))
     directory = Path(hosts.directory("n1", "engine-0"))
-    hosts.signal("engine-0", kill=True)
+    hosts.signal("n1", "engine-0", kill=True)
     until(lambda: not bed.processes())
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as other:
         for name in ("pid", "leader"):
             _, start, boot = (directory / name).read_text().split()
             (directory / name).write_text(f"{other.pid} {start} {boot}\n")
-        assert not hosts.status()["engine-0"].alive
-        hosts.signal("engine-0")
-        hosts.signal("engine-0", kill=True)
+        until(lambda: not seen(hosts)["engine-0"].alive)
+        hosts.signal("n1", "engine-0")
+        hosts.signal("n1", "engine-0", kill=True)
         assert other.poll() is None
         (directory / "code").unlink()
-        assert hosts.status()["engine-0"].ended == "ended (nobody saw how)"
+        assert seen(hosts)["engine-0"].ended == "ended (nobody saw how)"
         (directory / "leader").write_text(f"{other.pid} 1 another-boot\n")
         (directory / "pid").write_text(f"{other.pid} 1 another-boot\n")
-        ended = hosts.status()["engine-0"].ended
+        ended = seen(hosts)["engine-0"].ended
         assert ended == "ended as its host was started anew"
         other.kill()
 
@@ -168,7 +175,7 @@ def test_values_and_keys_arrive_and_nothing_is_executed(
     made = job(bed, code + WAITS, *evil(bed.directory), env=evils(bed))
     secrets = (Secret(key_file=str(key), env="KEY"),)
     made = made.model_copy(update={"command": made.command.model_copy(update={"secrets": secrets})})  # fmt: skip
-    for name, text in hosts.scripts(made).items():
+    for name, text in hosts.scripts(made, "n1").items():
         check_script(tmp_path, name, text)
         assert "s3cret" not in text
     started(hosts, made)
@@ -189,25 +196,24 @@ def test_sweeping_takes_one_deployment_and_its_scripts(
     started(stranger, job(bed, index=3))
     assert hosts.sweep() >= 2
     until(lambda: len(bed.processes()) == 2)
-    assert hosts.status() == {} and hosts.sweep() == 0
-    assert not (tmp_path / "it's/n1").exists()
+    assert seen(hosts) == {} and hosts.sweep() == 0
+    assert not list(tmp_path.glob("it's/*/n1"))
     assert "waits" in said(job(bed))
-    assert other.status()["engine-0"].alive and stranger.status()["engine-3"].alive
+    assert seen(other)["engine-0"].alive and seen(stranger)["engine-3"].alive
     other.sweep()
     stranger.sweep()
-    hosts.signal("engine-99")
-    hosts.signal("engine-99", kill=True)
+    hosts.signal("n1", "engine-99")
+    hosts.signal("n1", "engine-99", kill=True)
 
 
 def test_what_cannot_start_is_a_sentence(hosts: Hosts, bed: Bed) -> None:
     (bed.directory / "file").write_text("")
     bad = job(bed).model_copy(update={"log": str(bed.directory / "file/below.log")})
     with pytest.raises(LemnosError, match="cannot be started .cannot write .*below.log"):  # fmt: skip
-        hosts.submit(bad)
-    assert not hosts.status()["engine-0"].alive
-    elsewhere = job(bed).model_copy(update={"host": "n9"})
+        hosts.submit(bad, "n1")
+    until(lambda: not seen(hosts)["engine-0"].alive)
     with pytest.raises(LemnosError, match="'n9' is none of the hosts"):
-        hosts.submit(elsewhere)
+        hosts.submit(job(bed), "n9")
 
 
 @pytest.mark.bed
@@ -219,24 +225,22 @@ def test_a_host_that_does_not_answer_has_not_ended(
     both = Hosts("box", "test", str(tmp_path / "x"), {"n1": Here(), "n2": silent})
     started(both, job(bed))
     found, unknown = both.ask()
-    assert found["engine-0"].alive and list(unknown) == ["n2"]
-    with pytest.raises(LemnosError, match="nothing listens for SSH there"):
-        both.status()
+    assert found["n1"]["engine-0"].alive and list(unknown) == ["n2"]
     with pytest.raises(LemnosError, match="nothing listens for SSH there"):
         both.sweep()
     until(lambda: not bed.processes())
 
 
-def test_ports_are_those_that_nobody_has(hosts: Hosts) -> None:
+def test_ports_are_those_that_nobody_has() -> None:
     text = (
         "  sl  local_address rem_address   st tx_queue\n"
         "   0: 0100007F:4E20 00000000:0000 0A 00000000:00000000 00:00000000\n"
         "   1: 0100007F:4E21 00000000:0000 01 00000000:00000000 00:00000000\n"
     )
     assert listening(text) == {20_000}
-    first = hosts.free_ports("n1", 16, "box/engine-0")
-    assert first == hosts.free_ports("n1", 16, "box/engine-0")
-    assert first != hosts.free_ports("n1", 16, "box/engine-1")
+    first = free_range({20_000}, 16, "box/engine-0")
+    assert first == free_range(set(), 16, "box/engine-0")
+    assert first != free_range(set(), 16, "box/engine-1")
     assert free_range(set(range(first, first + 1)), 16, "box/engine-0") != first
     with pytest.raises(LemnosError, match="no 1 free ports"):
         free_range(set(range(65536)), 1, "x")
@@ -264,9 +268,9 @@ def test_many_jobs_are_asked_at_once(bed: Bed, tmp_path: Path) -> None:
 
     hosts = Hosts("box", "test", str(tmp_path / "x"), {"n1": Counts()})
     for index in range(3):
-        hosts.submit(job(bed, index=index))
+        hosts.submit(job(bed, index=index), "n1")
     calls.clear()
-    assert len(hosts.status()) == 3
+    assert len(seen(hosts)) == 3
     assert len(calls) == 1
     assert hosts.sweep() >= 3
     assert name_of(job(bed, rank=2)) == "engine-0.2"
