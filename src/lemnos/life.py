@@ -23,13 +23,14 @@ def status(name: str | None = None) -> list[Status]:
     return looking.status(name)
 
 
-def down(name: str | None = None, *, drain: bool = True) -> str:
+def down(name: str | None = None, *, drain: bool = True, forget: bool = False) -> str:
     """Stop a deployment (the only one, if not named) and give its name.
 
-    Open requests finish first, for up to 30 s, unless ``drain`` is false.
+    Open requests finish first, for up to 30 s, unless ``drain`` is false. ``forget``: even where its
+    scheduler or hosts cannot be asked any more.
     """
     name = looking.resolve_name(name)
-    deploy.take_down(name, drain=drain)
+    deploy.take_down(name, drain=drain, forget=forget)
     return name
 
 

@@ -115,7 +115,7 @@ def test_replicas_follow_the_queue(life: Life) -> None:
         "scale: {min: 1, max: 2, queue: 2, up_after_s: 1, down_after_s: 3}\n"
     )
     found = life.report("up", str(spec))
-    with life.load(found["url"], every_s=0.02) as told:
+    with life.load(found["url"], every_s=0.05) as told:
         until(lambda: life.report("ps")[0]["replicas_ready"] == 2, within_s=90)
     assert failed(told) == []
     until(lambda: life.report("ps")[0]["replicas"] == 1, within_s=60)

@@ -83,13 +83,17 @@ def down(
     now: Annotated[
         bool, typer.Option("--now", help="Do not wait for open requests.")
     ] = False,
+    forget: Annotated[
+        bool,
+        typer.Option(help="Even if its scheduler or hosts cannot be asked any more."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Stop a deployment; nothing of it is left but logs and records."""
     import lemnos
 
     names = [s.name for s in lemnos.status()] if all_ else [name]
-    stopped = [lemnos.down(one, drain=not now) for one in names]
+    stopped = [lemnos.down(one, drain=not now, forget=forget) for one in names]
     if as_json:
         print_json({"stopped": stopped})
         return

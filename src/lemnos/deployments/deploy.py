@@ -138,15 +138,16 @@ def restart(name: str, watch: Watch) -> Status:
     )
 
 
-def take_down(name: str, *, drain: bool = True) -> None:
+def take_down(name: str, *, drain: bool = True, forget: bool = False) -> None:
     """Stop ``name`` and remove all of it but its logs, revisions and records.
 
-    With ``drain`` open requests finish first (for up to 30 s).
+    With ``drain`` open requests finish first (for up to 30 s). ``forget``: even where its machine room
+    cannot be asked any more, whatever may still run there.
     """
     store = Store()
     if store.deployment(name) is None:
         raise unknown(name)
-    _take_down(store, name, drain=drain)
+    _take_down(store, name, drain=drain, failed=forget)
 
 
 def check_port(endpoint: EndpointSpec) -> None:

@@ -14,7 +14,7 @@ from lemnos.wire.redact import redact
 
 _ERROR = re.compile(
     r"\b(error|Error|ERROR|Exception|CRITICAL|FATAL|fatal|Traceback|OOM|out of memory|"
-    r"Killed|killed|Segmentation fault|Aborted)\b|Error:"
+    r"Killed|killed|Segmentation fault|Aborted|GGML_ASSERT)\b|Error:"
 )
 
 

@@ -115,7 +115,10 @@ class Supervisor:
     def _asked_to_stop(self, *_: object) -> None:
         """By a signal: the deployment is to end, but for systemd, which ends its units itself as the
         machine goes down, and is to find them wanted when it comes back."""
-        if self._fleet.plan(self._state.revision or self._state.trial).spec.on == "systemd":
+        if (
+            self._fleet.plan(self._state.revision or self._state.trial).spec.on
+            == "systemd"
+        ):
             self._leaves = True
         else:
             self._store.update(self._name, desired="stopped")

@@ -81,7 +81,11 @@ class LlamaCpp:
         )
         # Threads that spin at a barrier collapse the speed tenfold when anything else
         # runs on their cores; waiting threads must sleep (measured, docs/architecture.md).
-        env = {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(settings.threads)}
+        env = {
+            "OMP_WAIT_POLICY": "passive",
+            "OMP_NUM_THREADS": str(settings.threads),
+            "GGML_NO_BACKTRACE": "1",  # it would call a debugger, whose words hide the cause
+        }
         job = Job(
             deployment=plan.name,
             role="engine",

@@ -48,7 +48,8 @@ def _serve(options: argparse.Namespace) -> object:
     params.n_ctx = (
         options.context * options.slots
     )  # llama.cpp divides it among the slots
-    params.n_batch = params.n_ubatch = BATCH
+    # Mean pooling shares a batch out evenly: llama.cpp 2026.10 aborts where that leaves a rest.
+    params.n_batch = params.n_ubatch = max(BATCH - BATCH % options.slots, options.slots)
     params.cpuparams.n_threads = options.threads
     params.cpuparams_batch.n_threads = options.threads
     # A thread serves a connection, also while that is idle: too few, and new ones wait.

@@ -28,7 +28,8 @@ def test_the_job_is_a_child_with_the_plans_settings() -> None:
         *("--threads", "2"),
         *("--key-file", "/d/engine.key"),
     ]
-    assert job.command.env == {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2"}
+    assert job.command.env["OMP_WAIT_POLICY"] == "passive"
+    assert job.command.env["OMP_NUM_THREADS"] == "2"
     assert job.id == "smollm2/engine-0"
 
 
