@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import shlex
-import tempfile
-import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lemnos.errors import LemnosError
-from lemnos.launchers.site import Site
 from lemnos.launchers.systemd import render, supervisor
 from lemnos.launchers.systemd.launcher import Systemd
 from lemnos.launchers.systemd.parse import PROPERTIES, services_of
 from lemnos.spec.plan import Secret
-from lemnos.transport.base import Done
-from lemnos.transport.here import Here
 from tests.contract.launchers import bed as bed_module
 from tests.contract.launchers.bed import (
     ENDS,
@@ -33,116 +23,18 @@ from tests.contract.launchers.bed import (
     said,
     status_of,
 )
-from tests.contract.launchers.suite import Bed, LauncherSuite, swept
-from tests.testbeds.hosts import ADA
+from tests.contract.launchers.suite import LauncherSuite
+from tests.contract.launchers.systemd_bed import Machine, machine, shared_directory
 from tests.testbeds.systemd import Systemd as Real
 from tests.testbeds.systemd import systemd
 
 pytestmark = pytest.mark.bed
 
 
-@dataclass
-class Inside:
-    """A machine that is entered with words before a command; its files are its own."""
-
-    words: Sequence[str]
-    where: str = "bed"
-
-    def run(
-        self, *argv: str, stdin: bytes | None = None, timeout_s: float = 60.0
-    ) -> Done:
-        return Here().run(*self.words, *argv, stdin=stdin, timeout_s=timeout_s)
-
-    def _sh(self, script: str, stdin: bytes | None = None) -> Done:
-        return self.run("/bin/sh", "-c", script, stdin=stdin)
-
-    def write(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
-        name, parent = shlex.quote(path), shlex.quote(str(Path(path).parent))
-        done = self._sh(
-            f"umask 077; mkdir -p -- {parent} && cat > {name}.part && "
-            f"chmod {mode:o} {name}.part && mv -f {name}.part {name}",
-            data,
-        )
-        assert done.code == 0, done.said
-
-    def read(self, path: str, *, last: int | None = None) -> bytes | None:
-        name = shlex.quote(path)
-        how = f"tail -c {last}" if last is not None else "cat"
-        done = self._sh(f"[ ! -e {name} ] || {{ printf x; {how} < {name}; }}")
-        return done.out[1:].encode() if done.out else None
-
-    def remove(self, path: str) -> None:
-        self._sh(f"rm -rf -- {shlex.quote(path)}")
-
-    def home(self) -> str:
-        return self._sh('printf %s "$HOME"').out
-
-    def forward(self, host: str, port: int) -> str:
-        return Here().forward(host, port)
-
-
-class Off(Inside):
-    """One that is switched off."""
-
-    def run(
-        self, *argv: str, stdin: bytes | None = None, timeout_s: float = 60.0
-    ) -> Done:
-        raise LemnosError("the host is off", where=self.where)
-
-
-@dataclass
-class Machine(Bed):
-    """A bed whose units are services of a real systemd: the system's (as root), or Ada's own."""
-
-    transport: Inside = field(default_factory=lambda: Inside(()))
-    owner: int = 0
-
-    def site(self, name: str = "box", **spec_changes: Any) -> Site:
-        """The deployment's directory is its user's."""
-        made = super().site(name, **spec_changes)
-        for path in (self.directory, *self.directory.rglob("*")):
-            os.chown(path, self.owner, self.owner, follow_symlinks=False)
-        return made
-
-    def get(self, url: str) -> dict[str, Any]:
-        """Asked inside: its network is its own."""
-        program = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
-        done = self.transport.run(*self.python, "-c", program, url)
-        if done.code:
-            raise ConnectionError(done.said)
-        told: dict[str, Any] = json.loads(done.out)
-        return told
-
-    def systemctl(self, *words: str) -> Done:
-        """By hand, as an administrator."""
-        scope = self.keys["systemd"]["scope"]
-        return self.transport.run("systemctl", f"--{scope}", *words)
-
-    def services(self) -> list[str]:
-        """The names of all of lemnos' services that there is a file of."""
-        told = self.systemctl("list-unit-files", "--no-legend", "lemnos-*").out
-        return [line.split()[0] for line in told.splitlines()]
-
-    def at(self, *hosts: str, silent: str = "") -> Systemd:
-        """A launcher whose hosts are all this one machine; ``silent`` does not answer."""
-
-        def reach(host: str) -> Inside:
-            kind = Off if host == silent else Inside
-            return kind(self.transport.words, where=host)
-
-        site = self.site(systemd=self.keys["systemd"] | {"hosts": hosts})
-        launcher = Systemd(site, reach)
-        if not silent:
-            self.made.append(launcher)
-        return launcher
-
-
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Path]:
-    """A directory that the host shares with this machine, which Ada may enter, too."""
-    with tempfile.TemporaryDirectory(prefix="lemnos-systemd-", dir="/var/tmp") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
+    with shared_directory() as directory:
+        yield directory
 
 
 @pytest.fixture(scope="module")
@@ -153,19 +45,8 @@ def box(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[Real
 
 @pytest.fixture(params=["user", "system"])
 def bed(request: pytest.FixtureRequest, box: Real, shared: Path) -> Iterator[Machine]:
-    user, owner = {"user": ("ada", ADA), "system": ("root", 0)}[request.param]
-    directory = shared / uuid.uuid4().hex[:8]
-    directory.mkdir()
-    made = Machine(
-        directory,
-        "systemd",
-        transport=Inside(box.at(user)),
-        keys={"systemd": {"scope": request.param}, "restart": {"backoff_s": 0.1}},
-        owner=owner,
-    )
-    yield made
-    swept(made)
-    assert made.services() == []
+    with machine(box, shared, request.param) as made:
+        yield made
 
 
 class TestSystemd(LauncherSuite):

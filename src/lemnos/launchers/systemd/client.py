@@ -49,6 +49,7 @@ class Manager:
         self.transport = transport
         self._system = system
         self._who: tuple[str, str] | None = None
+        self._host_name: str | None = None
         self._checked = False
 
     def run(self, *argv: str, timeout_s: float = 60.0) -> Done:
@@ -72,6 +73,15 @@ class Manager:
             name = self.transport.run("id", "-un").out.strip()
             self._who = number, name
         return self._who
+
+    def host_name(self) -> str:
+        """What the machine calls itself; empty where it cannot be asked."""
+        if self._host_name is None:
+            try:
+                self._host_name = self.transport.run("uname", "-n").out.strip()
+            except LemnosError:
+                return ""
+        return self._host_name
 
     def listed(self, pattern: str) -> list[str]:
         """The unit files whose names match."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +64,7 @@ class Systemd:
 
     def render(self, unit: Unit) -> Rendered:
         """A service and a script a job; commands for other hosts are run there."""
-        parts = render.parts_of(unit, self._ground)
+        parts = self._parts(unit)
         commands = render.commands_of(unit, parts, self._ground)
         return Rendered(
             files={name: text for part in parts for name, text in part.files.items()},
@@ -91,7 +92,7 @@ class Systemd:
 
     def submit(self, unit: Unit) -> None:
         """Install and start its services, unless one of them runs."""
-        parts = render.parts_of(unit, self._ground)
+        parts = self._parts(unit)
         for host in sorted({part.host for part in parts}):
             self._manager(host).check()
         if self._there(parts):
@@ -184,13 +185,18 @@ class Systemd:
     def _status(
         self, name: str, found: dict[str, list[Service]], silent: dict[str, str]
     ) -> UnitStatus:
-        services = {s.name: s for own in found.values() for s in own}
         unit = self._unit(name)
+        services = {s.name: s for own in found.values() for s in own}
+        for job in (
+            unit.jobs if unit else ()
+        ):  # shared homes have it on other hosts, too
+            here = found.get(render.host_of(job, self._spec), [])
+            services |= {s.name: s for s in here if s.name == render.service_of(job)}
         url = ""
         if unit:
             url = self._site.transport.forward(unit.place.hosts[0], unit.place.port)
-        here = not self._site.transport.where and not self._spec.systemd.hosts
-        return status_of(unit, services, url=url, silent=silent, own_pids=here)
+        own = not self._site.transport.where and not self._spec.systemd.hosts
+        return status_of(unit, services, url=url, silent=silent, own_pids=own)
 
     def _known(self, name: str) -> dict[str, list[str]]:
         """Host -> services of a unit: as it was written, or else as systemd knows it."""
@@ -203,6 +209,16 @@ class Systemd:
             host = render.host_of(job, self._spec)
             hosts.setdefault(host, []).append(render.service_of(job))
         return hosts
+
+    def _parts(self, unit: Unit) -> tuple[Part, ...]:
+        """Its services, each for the host that it is for: users' homes may be shared."""
+        hosts = {render.host_of(job, self._spec) for job in unit.jobs}
+        names = (
+            {}
+            if self._ground.is_system
+            else {h: self._manager(h).host_name() for h in hosts}
+        )
+        return render.parts_of(unit, dataclasses.replace(self._ground, names=names))
 
     def _there(self, parts: Sequence[Part]) -> bool:
         """Whether one of these services lives. Raises LemnosError where another's has its name."""

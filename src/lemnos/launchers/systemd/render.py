@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import PurePosixPath
 
@@ -66,6 +66,8 @@ class Ground:
     """lemnos' own state, which the gateway writes its ledger to."""
     mark: str
     """Begins the value of ``LEMNOS_JOB``."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Host ("" is this machine) -> what it calls itself."""
 
     @property
     def user(self) -> str | None:
@@ -240,6 +242,7 @@ def _service(job: Job, unit: Unit, ground: Ground, script: str) -> str:
     return unit_file(
         "systemd_service.j2",
         cancelled=f"{ground.directory}/units/{unit.name}/{CANCELLED}",
+        only_on=ground.names.get(host_of(job, spec), ""),
         about=f"{job.part or job.role} {name} of {ground.deployment}",
         description=description_of(ground.deployment, name, ground.owner),
         target=target_of(ground.deployment),

@@ -21,8 +21,9 @@ from lemnos.launchers.systemd.render import (
 ENVIRONMENT = "supervisor.env"
 
 
-def files_of(site: Site, words: Sequence[str]) -> dict[str, str]:
-    """Service and target by name; ``words`` start the supervisor in the foreground. Pure."""
+def files_of(site: Site, words: Sequence[str], host: str = "") -> dict[str, str]:
+    """Service and target by name; ``words`` start the supervisor in the foreground, on ``host`` only
+    (a user's home, where the units are, may be shared). Pure."""
     name, system = site.deployment, site.spec.systemd.scope == "system"
     target = target_of(name)
     service = unit_file(
@@ -31,6 +32,7 @@ def files_of(site: Site, words: Sequence[str]) -> dict[str, str]:
         description=description_of(name, "supervisor", site.owner),
         target=target,
         network=system,
+        only_on=host,
         environment_file=f"{_directory(site)}/{ENVIRONMENT}",
         words=words,
         log=f"{site.directory}/supervisor.log",
@@ -70,7 +72,8 @@ def install(site: Site, env: Mapping[str, str], words: Sequence[str] = ()) -> in
     default = (sys.executable, "-m", "lemnos.deployments", "--foreground")
     manager = _manager(site)
     manager.check()
-    for name, text in files_of(site, words or (*default, site.deployment)).items():
+    started = words or (*default, site.deployment)
+    for name, text in files_of(site, started, manager.host_name()).items():
         site.transport.write(f"{_directory(site)}/{name}", text.encode())
     kept = carried(env, site.spec) | {k: env[k] for k in ("PATH", "HOME") if k in env}
     path = f"{_directory(site)}/{ENVIRONMENT}"

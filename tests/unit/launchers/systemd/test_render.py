@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import re
@@ -318,3 +319,9 @@ def test_a_place_without_a_port_is_not_waited_for() -> None:
     job = unit.jobs[0].model_copy(update={"port": 0})
     unit = unit.model_copy(update={"jobs": (job,), "place": Place(port=0)})
     assert "ExecStartPost" not in service(unit, units.ground())
+
+
+def test_units_in_a_shared_home_are_for_one_host() -> None:
+    ground = dataclasses.replace(units.ground(), names={"": "login1.cluster"})
+    assert service(units.engine(), ground)["ConditionHost"] == ["login1.cluster"]
+    assert "ConditionHost" not in service(units.engine(), units.ground())
