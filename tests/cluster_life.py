@@ -46,6 +46,8 @@ class Life:
     models: Path
     seen_here: Path | None = None
     """``home`` as this process sees it, where that is another path."""
+    first: Sequence[str] = ()
+    """Words of every ``up``."""
 
     @property
     def own(self) -> Path:
@@ -70,9 +72,9 @@ class Life:
         """What ``lemnos WORDS --json`` prints."""
         return json.loads(self.run(*words, "--json"))
 
-    def up(self, *words: str, **more: str) -> Any:
+    def up(self, *words: str) -> Any:
         """The embedded model, small."""
-        return self.report("up", "smollm2", "--context", "512", *words)
+        return self.report("up", "smollm2", "--context", "512", *self.first, *words)
 
     @contextlib.contextmanager
     def load(

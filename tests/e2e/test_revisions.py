@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from lemnos.hardware.ports import free_port
 from lemnos.spec.facts import LocalModel
 from tests.cluster_life import Life, failed
 from tests.e2e.conftest import models_cache
@@ -26,6 +29,7 @@ def life(
 ) -> Iterator[Life]:
     (home / "lemnos").mkdir()
     made = Life([], home / "lemnos", models_cache(pytestconfig))
+    made.first = ["--port", str(free_port("127.0.0.1"))]
     yield made
     if made.report("ps"):
         made.run("down", "--all", "--now")
@@ -64,7 +68,7 @@ def test_a_revision_that_cannot_start_leaves_the_old_one_and_its_words(
     data = data.replace(arch + b"llama", arch + b"lemma").replace(b"llama.", b"lemma.")
     odd.write_bytes(data)
     with life.load(found["url"]) as told:
-        said = life.run("up", str(odd), "--name", found["name"], code=1)
+        said = life.run("up", str(odd), "--name", found["name"], *life.first, code=1)
     assert "revision 2 of" in said and "revision 1 serves on" in said
     assert "llama.cpp cannot serve" in said or "unknown model architecture" in said
     assert failed(told) == []
@@ -77,12 +81,18 @@ def test_a_revision_that_cannot_start_leaves_the_old_one_and_its_words(
 
 
 def test_an_interrupted_revision_is_given_up(life: Life) -> None:
-    import subprocess
-    import sys
-
     found = life.up(*TWO)
     child = subprocess.Popen(
-        [sys.executable, "-m", "lemnos", "up", "smollm2", "--context", "1024"],
+        [
+            sys.executable,
+            "-m",
+            "lemnos",
+            "up",
+            "smollm2",
+            "--context",
+            "1024",
+            *life.first,
+        ],
         env=os.environ
         | {"LEMNOS_HOME": str(life.home), "LEMNOS_MODELS": str(life.models)},
         stderr=subprocess.PIPE,
@@ -93,17 +103,17 @@ def test_an_interrupted_revision_is_given_up(life: Life) -> None:
     assert child.returncode == 130
     until(lambda: life.report("ps")[0]["wanted"] == 1)
     until(lambda: life.report("ps")[0]["replicas"] == 1)
-    assert life.report("up", "smollm2", "--context", "512", *TWO)["already_up"]
+    assert life.up(*TWO)["already_up"]
     assert life.report("ps")[0]["url"] == found["url"].removesuffix("/v1")
 
 
 def test_a_supervisor_killed_during_a_change_goes_on_with_it(life: Life) -> None:
     found = life.up(*TWO)
-    life.run("up", "smollm2", "--context", "1024", *TWO, "--detach")
+    life.run("up", "smollm2", "--context", "1024", *TWO, *life.first, "--detach")
     (shown,) = life.report("ps")
     psutil.Process(shown["supervisor_pid"]).kill()
     with life.load(found["url"]) as told:
-        again = life.report("up", "smollm2", "--context", "1024", *TWO)
+        again = life.report("up", "smollm2", "--context", "1024", *TWO, *life.first)
     assert failed(told) == []
     assert again["already_up"] and life.report("ps")[0]["revision"] == 2
 
