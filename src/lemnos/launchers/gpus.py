@@ -75,6 +75,13 @@ def choose(
     )
 
 
+def multicast(cpu_flags: Collection[str], nvls: str | None) -> bool:
+    """Whether ranks may use NVLink's multicast: not on a virtual machine, whose GPUs share their fabric with
+    others' (a program that uses it can put all of them out of service), nor where ``NCCL_NVLS_ENABLE``
+    (``nvls``; None: not set) is 0."""
+    return "hypervisor" not in cpu_flags and nvls != "0"
+
+
 def _held(gpu: Gpu | None) -> bool:
     if gpu is None or not gpu.memory_bytes or gpu.free_bytes is None:
         return False

@@ -93,6 +93,7 @@ class Local:
         except LemnosError:
             self.cancel(unit.name, kill=True)
             raise
+        self._papers.started(unit.name)
 
     def status(self) -> dict[str, UnitStatus]:
         """Every unit that has a process, or had one that this launcher started. A host that does not

@@ -28,7 +28,7 @@ class Placed(NamedTuple):
     unit: str
     place: Place
     fresh: bool
-    """It was placed a moment ago, and may not run yet."""
+    """It was placed a moment ago, and does not run yet."""
 
 
 class Papers:
@@ -66,7 +66,12 @@ class Papers:
 
     def reserve(self, name: str, place: Place) -> None:
         """It will be started there."""
+        self._site.transport.remove(self._started(name))
         self.write(name, "place.json", place.model_dump_json())
+
+    def started(self, name: str) -> None:
+        """From now on it has what it was given for as long as it runs."""
+        self.write(name, "started", "")
 
     def placed(self, but: str) -> Iterator[Placed]:
         """Where units of all deployments of this state directory were put, apart from ``but`` of this one."""
@@ -78,8 +83,9 @@ class Papers:
                 age_s = time.time() - path.stat().st_mtime
             except OSError:
                 continue
+            fresh = age_s < RESERVED_S and not path.with_name("started").exists()
             if place := self._read(str(path), Place):
-                yield Placed(deployment, unit, place, age_s < RESERVED_S)
+                yield Placed(deployment, unit, place, fresh)
 
     def give_up(self, name: str, hosts: set[str]) -> None:
         """What runs of the unit on these hosts is not counted any more, and is ended when they answer."""
@@ -104,6 +110,9 @@ class Papers:
         """All of it goes."""
         self._site.transport.remove(f"{self._site.directory}/units")
         self._units.clear()
+
+    def _started(self, name: str) -> str:
+        return f"{self._site.unit_directory(name)}/started"
 
     def _given_up(self, name: str) -> str:
         return f"{self._site.unit_directory(name)}/given_up.json"

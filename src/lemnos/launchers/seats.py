@@ -53,7 +53,9 @@ class Seats:
 
     def _dry(self, shape: Shape, name: str) -> Place:
         if not self._names:
-            return Place(port=0, gpus_per_host=shape.per_host)
+            return Place(
+                port=0, gpus_per_host=shape.per_host, multicast=_multicast(shape)
+            )
         first = shape.hosts * int(name.rpartition("-")[2])
         turn = [self._names[(first + i) % len(self._names)] for i in range(shape.hosts)]
         return Place(
@@ -71,6 +73,7 @@ class Seats:
             inner_port=_free_range(INNER_PORTS) if devices else 0,
             gpus_per_host=shape.per_host,
             devices=devices,
+            multicast=_multicast(shape),
         )
 
     def _over(self, shape: Shape, name: str) -> Place:
@@ -210,6 +213,11 @@ def _node(name: str, told: Told) -> Node:
     )  # fmt: skip
     unknown = () if found or not told.visible else ("it has GPUs, and no nvidia-smi to say which",)  # fmt: skip
     return Node(name=name, gpus=found, unknown=unknown)
+
+
+def _multicast(shape: Shape) -> bool:
+    nvls = os.environ.get("NCCL_NVLS_ENABLE")
+    return shape.gpus < 2 or gpus.multicast(probe_host().cpu_flags, nvls)
 
 
 def _visible() -> str | None:

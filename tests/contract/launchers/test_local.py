@@ -9,7 +9,9 @@ import pytest
 
 from lemnos.errors import LemnosError, UsageError
 from lemnos.launchers import gpus
+from lemnos.launchers.papers import Papers
 from lemnos.spec.facts import Gpu
+from lemnos.spec.place import Place
 from tests.contract.launchers.suite import Bed, LauncherSuite, swept
 from tests.unit.deployments.test_prepare_gpu import planned
 
@@ -75,6 +77,32 @@ def test_a_gpu_that_another_program_holds_is_not_given() -> None:
     assert gpus.free(box(held=1), ("0", "1", "2"), {"0"}) == ("2",)
     with pytest.raises(LemnosError, match="1 are held by other programs"):
         gpus.choose(box(held=1), ("0", "1"), set(), 2)
+
+
+def test_virtual_machines_and_who_says_so_do_without_multicast() -> None:
+    assert gpus.multicast(("avx2",), None) and gpus.multicast((), "1")
+    assert not gpus.multicast(("avx2", "hypervisor"), None)
+    assert not gpus.multicast((), "0")
+
+
+def test_ranks_of_a_box_are_told_whether_multicast_may_be_used(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NCCL_NVLS_ENABLE", "0")
+    two = planned("glm-4.5-air-fp8", "2xH100", tensor=2)
+    assert not bed.launcher().place(two, "engine-0", dry=True).multicast
+
+
+def test_what_was_given_is_kept_until_the_unit_has_started(bed: Bed) -> None:
+    # A unit that started and ended a moment ago has given its GPUs up: its successor may need them.
+    papers = Papers(bed.site())
+    papers.reserve("engine-0", Place(port=1, devices=("0",)))
+    assert [each.fresh for each in papers.placed("engine-1")] == [True]
+    launcher = bed.launcher()
+    launcher.submit(bed.unit(launcher, "engine-0"))
+    assert [each.fresh for each in papers.placed("engine-1")] == [False]
+    papers.reserve("engine-0", Place(port=1, devices=("1",)))
+    assert [each.fresh for each in papers.placed("engine-1")] == [True]
 
 
 def test_a_plan_for_several_hosts_is_refused(bed: Bed) -> None:
