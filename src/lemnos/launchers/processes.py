@@ -27,6 +27,8 @@ from lemnos.spec.base import Value
 from lemnos.spec.plan import Job
 
 MARK = "LEMNOS_JOB"
+KILLS = 5
+"""How often what was to be killed is looked for again."""
 LEFT = ""
 """The name under which processes of engines are found whose first process is gone."""
 
@@ -87,8 +89,7 @@ class Processes:
     def signal(self, name: str, *, kill: bool = False) -> None:
         """SIGTERM to the job's first process; or SIGKILL to all that carries its mark."""
         if kill:
-            found = self._find()
-            _kill_all([*found.get(name, []), *found.get(LEFT, [])])
+            self._kill(name, LEFT)
             return
         child = self._children.get(name) or self._adopted.get(name)
         if child is None:
@@ -98,21 +99,40 @@ class Processes:
 
     def bury(self) -> int:
         """SIGKILL to what engines left that were killed: vLLM's core goes on without its API, and holds the GPU."""
-        left = self._find().get(LEFT, [])
-        _kill_all(left)
-        return len(left)
+        return self._kill(LEFT)
 
     def sweep(self) -> int:
         """SIGKILL to everything that carries this deployment's mark."""
-        left = [process for group in self._find().values() for process in group]
-        _kill_all(left)
+        found = self._kill()
         for child in self._children.values():
             child.poll()  # takes the exit status, so that no zombie stays
-        return len(left)
+        return found
 
     def mark(self, name: str) -> str:
         """What recognises a job. It names the state directory too: another LEMNOS_HOME may have the same deployment."""
         return f"{paths.state_dir()}|{self._deployment}|{name}"
+
+    def _kill(self, *names: str) -> int:
+        """SIGKILL to all of these jobs, or of the deployment, until none is found: one that is killed
+        while it starts others leaves those. The number of processes."""
+        killed: set[int] = set()
+        for _ in range(KILLS):
+            found = self._find()
+            left = [p for name in names or found for p in found.get(name, [])]
+            if not left:
+                break
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            killed |= {process.pid for process in left}
+            for child in self._children.values():
+                if (
+                    child.pid in killed
+                ):  # psutil, waiting for it, would take how it ended
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        child.wait(5)
+            psutil.wait_procs(left, timeout=5)
+        return len(killed)
 
     @functools.cached_property
     def _adopted(self) -> dict[str, psutil.Process]:
@@ -144,6 +164,9 @@ class Processes:
         sessions = self._sessions()
         unmarked: list[tuple[int, psutil.Process]] = []
         found: dict[str, list[psutil.Process]] = {}
+        # What psutil kept from the last look may be another process of the same number, which it
+        # would then refuse to signal.
+        psutil.process_iter.cache_clear()
         for process in psutil.process_iter():
             try:
                 environ = process.environ()
@@ -210,10 +233,3 @@ def _is_gone(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def _kill_all(processes: Sequence[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(processes, timeout=5)

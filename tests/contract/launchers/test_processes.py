@@ -30,6 +30,12 @@ PARENT = (
     " start_new_session=True); print('up', flush=True); signal.pause()"
 )
 
+FORKER = (
+    "import signal, subprocess, sys, time; print('up', flush=True)\n"
+    "for _ in range(500):\n"
+    "    subprocess.Popen(['sleep', '60'], start_new_session=True); time.sleep(0.01)"
+)
+
 
 @pytest.fixture
 def launcher() -> Iterator[Processes]:
@@ -94,6 +100,28 @@ def test_kill_takes_children_in_other_sessions_too(
     assert children
     launcher.signal("engine-0", kill=True)
     assert not [c for c in children if c.is_running() and c.status() != "zombie"]
+
+
+def test_kill_takes_what_is_started_meanwhile(
+    launcher: Processes, tmp_path: Path
+) -> None:
+    started(launcher, job(tmp_path, FORKER))
+    launcher.signal("engine-0", kill=True)
+    assert Processes("box").status() == {}
+
+
+def test_kill_takes_what_has_another_process_number_of_before(
+    launcher: Processes, tmp_path: Path
+) -> None:
+    # psutil remembers processes by their numbers, which are given out again: in minutes on a busy machine.
+    pid = started(launcher, job(tmp_path, DEAF))
+    before = psutil.Process(pid)
+    vars(before)["_ident"] = (pid, before.create_time() - 100)
+    vars(psutil)["_pmap"][pid] = before
+    assert Processes("box").status()["engine-0"].alive
+    vars(psutil)["_pmap"][pid] = before
+    launcher.signal("engine-0", kill=True)
+    assert launcher.status()["engine-0"].ended == "was killed by SIGKILL"
 
 
 def test_kill_takes_what_has_lost_its_mark_but_not_its_session(
