@@ -338,9 +338,12 @@ def _first_tokens(status: Status) -> dict[str, float]:
     one = BenchSpec(target=status.name, requests=1, input_tokens=16, output_tokens=48)
     key = key_of(status)
     got, _ = asyncio.run(run_bench(one, status.url, status.model, key))
-    found = {"ttft_ms": round(got["ttft_ms_p50"], 1)}
-    if got["tpot_ms_p50"]:  # 0: the whole answer came at once
-        found["output_tokens_per_s"] = round(1000.0 / got["tpot_ms_p50"], 1)
+    # An answer of one token, or that came all at once, has no pace; one without text no first token.
+    found = {}
+    if ttft := got.get("ttft_ms_p50"):
+        found["ttft_ms"] = round(ttft, 1)
+    if tpot := got.get("tpot_ms_p50"):
+        found["output_tokens_per_s"] = round(1000.0 / tpot, 1)
     return found
 
 

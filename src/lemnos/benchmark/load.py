@@ -16,6 +16,8 @@ from lemnos.spec.record import BenchSpec
 from lemnos.wire.sse import Parser
 
 REQUEST_TIMEOUT_S = 600.0
+TEXT = ("content", "reasoning", "reasoning_content")
+"""Where a piece of an answer has its text; vLLM has thoughts in ``reasoning``, others in the last."""
 
 
 async def bench(
@@ -102,5 +104,5 @@ def _note(data: str, now: float, pieces: list[float], usage: dict[str, Any]) -> 
         raise ValueError(str(event["error"]))
     usage.update(event.get("usage") or {})
     delta = (event.get("choices") or [{}])[0].get("delta") or {}
-    if delta.get("content") or delta.get("reasoning_content"):
+    if any(delta.get(name) for name in TEXT):
         pieces.append(now)

@@ -180,10 +180,9 @@ def _show_endpoint(endpoint: Endpoint, as_json: bool) -> None:
             console.print("  the cloud answers until it is ready", style="dim")
     else:
         got = endpoint.measured
-        console.print(
-            f"[bold green]ready[/] in {got['ready_s']:.1f} s, "
-            f"{got['output_tokens_per_s']:.0f} tokens/s for one stream"
-        )
+        pace = got.get("output_tokens_per_s")
+        one = f", {pace:.0f} tokens/s for one stream" if pace else ""
+        console.print(f"[bold green]ready[/] in {got['ready_s']:.1f} s{one}")
     console.print(f"  model  {endpoint.model}", markup=False)
     console.print(f"  URL    {endpoint.url}", markup=False)
     console.print(

@@ -53,6 +53,15 @@ def test_tokens_are_the_pieces_where_the_server_does_not_count() -> None:
     assert "authorization" not in server.asked[0].headers
 
 
+@pytest.mark.parametrize("name", ["content", "reasoning", "reasoning_content"])
+def test_a_thought_is_a_piece_of_text_wherever_it_is(name: str) -> None:
+    with upstream.serving(
+        upstream.stream(delta(**{name: "hm"}), *ANSWER[3:])
+    ) as server:
+        got, _ = asyncio.run(bench(SPEC, server.url, "m", None))
+    assert got["ttft_ms_p50"] > 0
+
+
 def test_as_many_at_once_as_asked_for_and_no_more() -> None:
     meeting: asyncio.Barrier | None = None
     now = most = 0
