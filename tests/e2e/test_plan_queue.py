@@ -19,6 +19,7 @@ from lemnos.spec.document import load
 from tests.command import lemnos as run
 from tests.command import report
 from tests.testbeds.fake_pbs import FakePbs, fake_pbs
+from tests.testbeds.fixtures import GENERATIONS
 from tests.testbeds.slurm import Slurm
 from tests.waiting import until
 
@@ -247,3 +248,26 @@ class TestSlurm:
         home = {"LEMNOS_HOME": str(busy.directory / "elsewhere")}
         told = busy.run("n1", sys.executable, "-m", "lemnos", *words, env=os.environ | home)  # fmt: skip
         assert json.loads(told)["headline"].startswith("H100 GPUs: 1, 2, 4 now; 8")
+
+
+@pytest.mark.bed
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_what_slurms_accounts_refuse(
+    generation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with GENERATIONS[generation](tmp_path / "slurm", nodes=2, accounting=True) as bed:
+        monkeypatch.setenv("PATH", f"{bed.bin}:{os.environ['PATH']}")
+        with pytest.raises(LemnosError, match="the account 'none'") as caught:
+            plans("qwen3-8b", "slurm", "slurm.account=none")
+        assert "slurm.account" in caught.value.fix
+        limit = ("set", "MaxTRESPerJob=gres/gpu=4", "flags=DenyOnLimit")
+        bed.run("login", "sacctmgr", "-i", "modify", "qos", "normal", *limit)
+        refused = ["sbatch", "--test-only", "--gres=gpu:8", "--wrap=true"]
+        until(lambda: subprocess.run([*bed.at("login"), *refused], capture_output=True, check=False).returncode)  # fmt: skip
+        answer = plans("qwen3-8b", "slurm")
+        found = rows(answer)
+        assert found["4: TP4"]["wait_s"] == 0.0
+        assert "than your account or QoS may have" in found["8: TP8"]["refused"]
+        # Jobs of their own: each may start, and nobody can be asked about all of them.
+        assert hours(answer, found["8: 2 x TP4"]["first_at"]) == 0.0
+        assert found["8: 2 x TP4"]["full_at"] is None

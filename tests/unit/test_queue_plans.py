@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from lemnos.launchers.late import host
 from lemnos.proposals import propose
-from lemnos.queues.asking import _sized
+from lemnos.queues.asking import _sized, queued_spec_of
+from lemnos.queues.offers import Offer
 from lemnos.queues.ranking import (
     ALIKE_S,
     Answer,
@@ -27,6 +28,7 @@ from lemnos.queues.ranking import (
 from lemnos.queues.sizes import Part, Size, holds, parts_of, together
 from lemnos.queues.words import advice, clock, headline, length, when
 from lemnos.spec.cluster import Cluster, Node, NodeGpu
+from lemnos.spec.deployment import DeploymentSpec
 from lemnos.spec.layout import Layout
 from lemnos.spec.place import Place
 from lemnos.spec.plan import Command, Job
@@ -169,6 +171,24 @@ class TestSizes:
         assert _sized(unit, Size(hosts=1, gpus=2)) == unit
         place = _sized(unit, Size(hosts=2, gpus=8)).place
         assert (place.hosts, place.gpus_per_host) == ((host(0), host(1)), 8)
+
+
+class TestSaved:
+    @pytest.mark.parametrize(
+        ("on", "own", "saved"),
+        [("slurm", None, "h100"), ("slurm", "a100", "a100"), ("pbs", None, None)],
+    )
+    def test_slurm_is_told_which_of_its_gpus(
+        self, on: str, own: str | None, saved: str | None
+    ) -> None:
+        spec = DeploymentSpec.model_validate(
+            {"model": "qwen3-8b", "on": on, "slurm": {"gpu_type": own, "qos": "high"}}
+        )
+        made = queued_spec_of(spec, Offer(proposal(4), 8, "h100"), Ask(concurrency=7))
+        assert (made.slurm.gpu_type, made.slurm.qos) == (saved, "high")
+        assert made.plan == proposal(4) and made.engine == "vllm"
+        assert made.model.source == "hf://Qwen/Qwen3-8B"
+        assert made.workload.concurrency == 7
 
 
 class TestAnswers:
@@ -360,6 +380,8 @@ class TestWords:
         assert "at 09:00 (in 60 min)" in said
         said = advice((row(4, None, why="its queue is stopped"),), Ask(), AT, "pbs")
         assert said.startswith("pbs does not say when anything would start (its queue is stopped)")  # fmt: skip
+        said = advice((row(4, None, why="full"),), Ask(), AT, "local", queues=False)
+        assert said == "local has no room for any of them now (full), and no queue to wait in"  # fmt: skip
 
     @pytest.mark.parametrize(
         ("objective", "figures", "words"),

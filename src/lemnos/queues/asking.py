@@ -56,32 +56,24 @@ def queued_plans(
     where it cannot be asked. Nothing is submitted or written.
     """
     rooms = _Rooms(spec)
-    offers = offers_of(
-        spec,
-        rooms.launcher(),
-        cluster,
-        asked,
-        trust_headers=trust_headers,
-        calibrate=calibrate,
-    )
-    candidates = [
-        _candidate(rooms, queued_spec_of(spec, each, offers.asked), each)
-        for each in offers.all
-    ]
-    rooms.ask_about(candidates, offers.nodes)
+    launcher = rooms.launcher()
+    options = {"trust_headers": trust_headers, "calibrate": calibrate}
+    offers = offers_of(spec, launcher, cluster, asked, **options)
+    ask = offers.asked
+    jobs = [_job(rooms, queued_spec_of(spec, each, ask), each) for each in offers.all]
+    rooms.ask_about(jobs, offers.nodes)
     at = time.time()
-    plans = ranked(
-        (queued(job.told, rooms.answers(job.told.gpu_type), at) for job in candidates),
-        offers.asked,
-    )
-    startable = [plan for plan in plans if not plan.refused]
+    found = (queued(job.told, rooms.answers(job.told.gpu_type), at) for job in jobs)
+    plans = ranked(found, ask)
+    some = [plan for plan in plans if not plan.refused]
+    said = words.advice(some, ask, at, spec.on, queues=launcher.queues) if some else ""
     return QueuedPlans(
         on=spec.on,
         at=at,
-        asked=offers.asked,
+        asked=ask,
         plans=plans,
         headline=words.headline(plans, at),
-        advice=words.advice(startable, offers.asked, at, spec.on) if startable else "",
+        advice=said,
         spec=spec,
         notes=offers.notes,
         rejected=offers.rejected,
@@ -204,7 +196,7 @@ def _typed(spec: DeploymentSpec, gpu_type: str) -> DeploymentSpec:
     return spec.model_copy(update={"slurm": slurm})
 
 
-def _candidate(rooms: _Rooms, spec: DeploymentSpec, offer: Offer) -> _Job:
+def _job(rooms: _Rooms, spec: DeploymentSpec, offer: Offer) -> _Job:
     """The offer as the jobs that ``up`` would submit."""
     made = plan_on_gpus(spec)
     need = shape_of(made)

@@ -34,11 +34,18 @@ def headline(plans: Sequence[QueuedPlan], at: float) -> str:
     return "\n".join(lines)
 
 
-def advice(plans: Sequence[QueuedPlan], ask: Ask, at: float, on: str) -> str:
-    """What to do, in a sentence or two; ``plans`` as ranked, and at least one is not refused."""
+def advice(
+    plans: Sequence[QueuedPlan], ask: Ask, at: float, on: str, *, queues: bool = True
+) -> str:
+    """What to do, in a sentence or two; ``plans`` as ranked, and at least one is not refused.
+
+    ``queues``: what there is no room for now can wait there.
+    """
     chosen = plans[0]
     if chosen.first_at is None:
         why = f" ({chosen.why})" if chosen.why else ""
+        if not queues:
+            return f"{on} has no room for any of them now{why}, and no queue to wait in"
         return (
             f"{on} does not say when anything would start{why}: lemnos up waits in its queue, "
             f"with {chosen.gpus} GPUs for {_name(chosen)}"
