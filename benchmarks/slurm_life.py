@@ -114,7 +114,7 @@ class Bed:
     def down(self) -> str:
         """What ``down`` leaves, in words."""
         self.life.run("down", "--all")
-        until(lambda: not self.jobs(), within_s=30)
+        until(lambda: not self.jobs(), within_s=300)  # Slurm asks a revived node late
         hosts = ("login", *self.cluster.nodes)
         lines = [line for host in hosts for line in self.cluster.hosts.processes(host)]
         ours = [line for line in lines if "lemnos" in line and "python" in line]

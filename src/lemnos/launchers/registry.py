@@ -52,7 +52,8 @@ def maker(name: str) -> Callable[[Site], Launcher]:
 
 def names() -> list[str]:
     """Every word that may stand after ``--on``."""
-    return [*_OWN, *sorted(point.name for point in entry_points(group=GROUP))]
+    added = {point.name for point in entry_points(group=GROUP)}
+    return [*_OWN, *sorted(added - _OWN.keys())]
 
 
 def _loaded(point: EntryPoint) -> Callable[[Site], Launcher]:
