@@ -133,7 +133,7 @@ class Systemd:
         """Stop its services, so that they do not come back at the next boot either; ``kill``: SIGKILL."""
         for host, services in self._known(name).items():
             manager = self._manager(host)
-            path = f"{self._ground.directory}/units/{name}/{render.CANCELLED}"
+            path = f"{self._ground.unit_directory(name)}/{render.CANCELLED}"
             manager.transport.write(path, b"", mode=0o644)
             manager.control("--no-block", "stop", "--", *services)
             if kill:
@@ -245,7 +245,7 @@ class Systemd:
     def _unit(self, name: str) -> Unit | None:
         """As it was submitted, by whichever process."""
         if name not in self._units:
-            path = f"{self._ground.directory}/units/{name}/unit.json"
+            path = f"{self._ground.unit_directory(name)}/unit.json"
             data = self._site.transport.read(path)
             try:
                 if not data:
@@ -266,7 +266,7 @@ class Systemd:
 
     def _write(self, unit: Unit, parts: Sequence[Part]) -> None:
         """All files, on each host; then the engines' user may have them."""
-        directory = f"{self._ground.directory}/units/{unit.name}"
+        directory = self._ground.unit_directory(unit.name)
         hosts = sorted({part.host for part in parts})
         for host in {"", *hosts}:
             self._make_room(self._manager(host).transport)
@@ -335,7 +335,7 @@ class Systemd:
             if self._ground.is_system:
                 for each in names:
                     manager.transport.remove(f"{render.SYSTEM_UNITS}/{each}")
-            manager.transport.remove(f"{self._ground.directory}/units/{name}")
+            manager.transport.remove(self._ground.unit_directory(name))
             manager.control("daemon-reload")
             manager.control("reset-failed", "--", *names)
         self._site.transport.remove(self._site.unit_directory(name))
@@ -353,6 +353,7 @@ def ground_of(site: Site) -> Ground:
         directory=files.log.rpartition("/")[0],
         files=files,
         state=state,
+        gateways=site.directory,
         mark=f"{state}|{site.deployment}|",
     )
 

@@ -60,7 +60,7 @@ class Ground:
     spec: DeploymentSpec
     owner: str
     directory: str
-    """Of the processes: logs, keys, ``units/``."""
+    """Of the engines: logs, keys, ``units/``."""
     files: JobFiles
     state: str
     """lemnos' own state, which the gateway writes its ledger to."""
@@ -68,6 +68,18 @@ class Ground:
     """Begins the value of ``LEMNOS_JOB``."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Host ("" is this machine) -> what it calls itself."""
+
+    gateways: str = ""
+    """The same of the gateway, where engines are another user's, who may not see it."""
+
+    def home(self, name: str) -> str:
+        """The directory of a unit by its name: of the gateway, or of the engines."""
+        gateway = self.gateways and name.startswith("gateway-")
+        return self.gateways if gateway else self.directory
+
+    def unit_directory(self, name: str) -> str:
+        """Scripts and notes of a unit."""
+        return f"{self.home(name)}/units/{name}"
 
     @property
     def user(self) -> str | None:
@@ -131,7 +143,7 @@ def commands_of(
     unit: Unit, parts: Sequence[Part], ground: Ground
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """(host, command) in order: others' hosts first, so that the first job finds its ranks."""
-    directory = f"{ground.directory}/units/{unit.name}"
+    directory = ground.unit_directory(unit.name)
     found = []
     for host in sorted({part.host for part in parts}, reverse=True):
         names = [part.service for part in parts if part.host == host]
@@ -189,14 +201,12 @@ def host_of(job: Job, spec: DeploymentSpec) -> str:
 def environment_file(ground: Ground, job: Job) -> str:
     """What the gateway is given of the caller's environment; empty for engines."""
     name = job.id.partition("/")[2]
-    return (
-        f"{ground.directory}/units/{name}/{name}.env" if job.role == "gateway" else ""
-    )
+    return f"{ground.unit_directory(name)}/{name}.env" if job.role == "gateway" else ""
 
 
 def _part(job: Job, unit: Unit, ground: Ground) -> Part:
     name = job.id.partition("/")[2]
-    directory = f"{ground.directory}/units/{unit.name}"
+    directory = ground.unit_directory(unit.name)
     inside = _contained(job, unit.place, ground)
     service = service_of(job)
     files = {
@@ -241,7 +251,7 @@ def _service(job: Job, unit: Unit, ground: Ground, script: str) -> str:
     engine = job.role != "gateway"
     return unit_file(
         "systemd_service.j2",
-        cancelled=f"{ground.directory}/units/{unit.name}/{CANCELLED}",
+        cancelled=f"{ground.unit_directory(unit.name)}/{CANCELLED}",
         only_on=ground.names.get(host_of(job, spec), ""),
         about=f"{job.part or job.role} {name} of {ground.deployment}",
         description=description_of(ground.deployment, name, ground.owner),
@@ -249,7 +259,7 @@ def _service(job: Job, unit: Unit, ground: Ground, script: str) -> str:
         wants=("network-online.target",) if ground.is_system else (),
         after=_after(unit.place, ground),
         requires=_requires(job, unit, ground),
-        mounts=(ground.directory,) if ground.is_system else (),
+        mounts=(ground.home(unit.name),) if ground.is_system else (),
         limit_s=round(spec.restart.steady_s + BURST * start_s),
         burst=BURST,
         user=ground.user if engine else None,
@@ -263,7 +273,7 @@ def _service(job: Job, unit: Unit, ground: Ground, script: str) -> str:
         stop_s=round(STOP_S.get(job.role, ENGINE_STOP_S)),
         log=job.log,
         identifier=f"lemnos-{ground.deployment}-{name}",
-        directory=ground.directory,
+        directory=ground.home(unit.name),
         oom=OOM.get(job.role, ENGINE_OOM),
         memory_max=spec.systemd.memory_max if engine else None,
         hardening=_hardening(job, unit, ground),
@@ -359,9 +369,11 @@ def _capabilities(job: Job, ground: Ground) -> str:
 def _writable(job: Job, unit: Unit, ground: Ground) -> tuple[str, ...]:
     if not (ground.is_system and _hardening(job, unit, ground)):
         return ()
-    own = (ground.directory, *((ground.files.cache,) if ground.files.cache else ()))
+    own = [ground.home(unit.name)]
     if job.role == "gateway":
-        own = (ground.state, *own)
+        own.append(ground.state)
+    elif ground.files.cache:
+        own.append(ground.files.cache)
     shared = TMP if _shares_tmp(job, unit, ground) else ()
     return tuple(f"-{path}" for path in (*own, *shared))
 
