@@ -108,7 +108,7 @@ def test_a_saved_plan_is_a_deployment_that_up_reads(tmp_path: Path) -> None:
     engines = [job for job in shown["jobs"] if job["role"] == "engine"]
     assert "--max-model-len" in engines[0]["command"]["argv"]
     done = lemnos("up", str(saved), code=1)
-    assert "does not start it yet" in done.stderr
+    assert "is not here" in done.stderr
     lemnos("plan", "--save", str(saved))
     assert "smollm2" in saved.read_text()
     plan = json.loads(lemnos("up", str(saved), "--dry-run", "--json").stdout)

@@ -24,7 +24,7 @@ from lemnos.deployments.status import (
     supervisor_of,
     unknown,
 )
-from lemnos.deployments.units import launcher_of, site_of
+from lemnos.deployments.units import check_room, launcher_of, site_of
 from lemnos.deployments.waiting import Watch, wait_ready
 from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware.ports import free_port, port_holder
@@ -50,6 +50,7 @@ def bring_up(plan: Plan, watch: Watch, *, wait: bool = True) -> tuple[Status, bo
     with leases.lease(files.up_lease, what=f"lemnos up {plan.name}", wait_s=3600):
         row = store.deployment(plan.name)
         if row is None or row["desired"] != "running" or status_of(row).phase.over:
+            check_room(plan)
             _clear_the_way(store, plan.name)
             return _start_new(store, plan, files, watch, wait), False
         wanted = Plan.model_validate_json(row["plan"])
@@ -59,14 +60,11 @@ def bring_up(plan: Plan, watch: Watch, *, wait: bool = True) -> tuple[Status, bo
             if not wait:
                 return status_of(row), True
             return wait_ready(store, plan.name, watch, int(row["revision"])), True
+        _check_change(plan, state.revision if state else 0)
         if not (state and state.revision) or _moves(row, plan.spec.endpoint):
             _clear_the_way(store, plan.name)
             return _start_new(store, plan, files, watch, wait), False
-        revision = store.add_revision(plan, row["url"])
-        if plan.spec.replicas:
-            store.update(plan.name, replicas=None)
-        _ensure_supervisor(store, row, files)
-        return _wait_for_change(store, plan.name, watch, revision, wait), False
+        return _change(store, row, files, plan, watch, wait), False
 
 
 def roll_back(name: str, to: int | None, watch: Watch, *, wait: bool = True) -> Status:
@@ -92,8 +90,7 @@ def roll_back(name: str, to: int | None, watch: Watch, *, wait: bool = True) -> 
                 where=f"endpoint of '{name}'",
                 fix=f"lemnos down {name}, then lemnos up with its spec",
             )
-        revision = store.add_revision(plan, row["url"], copy_of=target)
-        return _wait_for_change(store, name, watch, revision, wait)
+        return _change(store, row, files, plan, watch, wait, copy_of=target)
 
 
 def scale(name: str, replicas: int, watch: Watch, *, wait: bool = True) -> Status:
@@ -193,19 +190,41 @@ def _detached(store: Store, name: str) -> Status:
     return status_of(row)
 
 
-def _wait_for_change(
-    store: Store, name: str, watch: Watch, revision: int, wait: bool
-) -> Status:
-    """Wait until ``revision`` serves; interrupted, what served before is wanted again."""
-    if not wait:
-        return _detached(store, name)
+def _check_change(plan: Plan, serving: int) -> None:
+    """``check_room``; where it refuses, what serves is named: it is left as it is."""
     try:
+        check_room(plan)
+    except LemnosError as error:
+        if serving:
+            error.fix = "; ".join(filter(None, (error.fix, f"revision {serving} serves on")))  # fmt: skip
+        raise
+
+
+def _change(
+    store: Store,
+    row: dict[str, Any],
+    files: Files,
+    plan: Plan,
+    watch: Watch,
+    wait: bool,
+    copy_of: int | None = None,
+) -> Status:
+    """Want a new revision of what ``row`` runs, and wait until it serves; interrupted, what served
+    before is wanted again."""
+    name = plan.name
+    try:
+        revision = store.add_revision(plan, row["url"], copy_of=copy_of)
+        if plan.spec.replicas:
+            store.update(name, replicas=None)
+        _ensure_supervisor(store, row, files)
+        if not wait:
+            return _detached(store, name)
         return wait_ready(store, name, watch, revision)
     except KeyboardInterrupt:
-        row = store.deployment(name)
-        state = state_of(row) if row else None
-        if row and state and state.revision and row["revision"] == revision:
-            store.refuse_revision(name, revision, state.revision, "interrupted")
+        now = store.deployment(name)
+        state = state_of(now) if now else None
+        if now and state and state.revision not in (0, now["revision"]):
+            store.refuse_revision(name, now["revision"], state.revision, "interrupted")
         raise
 
 
