@@ -44,6 +44,17 @@ class Fleet:
         """A revision's plan. Raises LemnosError where there is none."""
         return self._kept(revision)[0]
 
+    def reach(self, revision: int) -> None:
+        """Read a revision's plan, and reach its machine room. Raises LemnosError."""
+        try:
+            self.plan(revision)
+        except LemnosError as error:
+            raise LemnosError(
+                f"{error.what} (its supervisor was started by another version)",
+                fix="lemnos down, then up",
+            ) from None
+        self._launcher(revision)
+
     def created(self, revision: int) -> int:
         """Epoch seconds."""
         return int(self._kept(revision)[1])

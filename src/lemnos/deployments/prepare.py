@@ -16,6 +16,7 @@ from lemnos.deployments.units import (
 from lemnos.engines.base import Engine, engine_named
 from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware.host import probe_host
+from lemnos.launchers import registry
 from lemnos.launchers.base import Launcher
 from lemnos.launchers.shape import replicas_of
 from lemnos.models.catalogue import catalogue, entry_of_source
@@ -37,6 +38,7 @@ def make_plan(spec: DeploymentSpec, progress: Progress) -> Plan:
     With ``via`` paths are the other machine's, where engines fetch what is not there.
     """
     engine_named(spec.engine or "llamacpp")  # before anything is downloaded
+    registry.maker(spec.on)
     if spec.engine in GPU_ENGINES:
         return plan_on_gpus(spec, pull_with=None if spec.via else progress)
     host = probe_host()

@@ -135,7 +135,7 @@ class Supervisor:
         if row is None:
             self._fleet.sweep()
             return True
-        if not self._readable(row):
+        if not self._reachable(row):
             row = self._store.deployment(self._name) or row
         self._fleet.look(self._state)
         seen = self._observe(row)
@@ -150,17 +150,16 @@ class Supervisor:
         self._chores()
         return over
 
-    def _readable(self, row: dict[str, Any]) -> bool:
-        """Whether the wanted revision's plan can be read: a newer lemnos than this supervisor's may have
-        written it. Then what serves is wanted again."""
+    def _reachable(self, row: dict[str, Any]) -> bool:
+        """Whether the wanted revision can be started from here: a newer lemnos than this supervisor's may
+        have written its plan, its login node may be gone. If not, what serves is wanted again."""
         revision, serving = int(row["revision"]), self._state.revision
         try:
-            self._fleet.plan(revision)
+            self._fleet.reach(revision)
         except LemnosError as error:
             if not serving or revision == serving:
                 raise
-            why = f"{error.what} (its supervisor was started by another version: lemnos down, then up)"
-            self._store.refuse_revision(self._name, revision, serving, why)
+            self._store.refuse_revision(self._name, revision, serving, str(error))
             return False
         return True
 

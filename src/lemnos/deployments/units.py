@@ -32,6 +32,16 @@ def launcher_of(plan: Plan) -> Launcher:
     return launcher_for(site_of(plan.spec, plan.name))
 
 
+def check_room(plan: Plan) -> None:
+    """Before anything is started: the plan's machine room is there, and its scheduler would take a
+    replica. Raises LemnosError that says why not; what runs already is not touched."""
+    launcher = launcher_of(plan)
+    if launcher.queues:
+        name = "engine-0"
+        place, files = launcher.place(plan, name), launcher.files(name)
+        launcher.room(unit_of(plan, name, 1, place, files))
+
+
 def gateway_launcher(plan: Plan) -> Launcher:
     """What runs the gateway: where the supervisor is."""
     if plan.spec.on in GATEWAY_ROOMS:
