@@ -168,7 +168,7 @@ def up(
         run.measured["pull_s"] = run.elapsed()
         tell = watch or (lambda _: None)
         status, already = deploy.bring_up(made, tell, wait=wait)
-        if already or status.phase != Phase.ready:
+        if already or not wait or status.phase != Phase.ready:
             return endpoint_of(status, already_up=already)
         run.measured["ready_s"] = run.elapsed()
         run.measured["start_s"] = run.elapsed() - run.measured["pull_s"]

@@ -174,7 +174,11 @@ def _show_endpoint(endpoint: Endpoint, as_json: bool) -> None:
     if endpoint.already_up:
         console.print(f"[bold]{endpoint.name}[/] was up already")
     elif not endpoint.measured:
-        doing = endpoint.status.stage or str(endpoint.status.phase)
+        status = endpoint.status
+        new = status.wanted != status.revision
+        doing = (
+            f"revision {status.wanted}" if new else status.stage or str(status.phase)
+        )
         console.print(f"[bold]{endpoint.name}[/] is on its way ({doing}): lemnos ps")
         if endpoint.status.plan.spec.endpoint.cloud:
             console.print("  the cloud answers until it is ready", style="dim")

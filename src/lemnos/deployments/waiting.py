@@ -73,7 +73,10 @@ def _bridged(state: State, endpoint: EndpointSpec) -> bool:
 def _failure(now: Status) -> LemnosError:
     job = now.why.partition(" ")[0]
     known = job.startswith(("engine-", "gateway-"))
-    log = Files.of(now.name).log(job if known else "engine-0")
+    files = Files.of(now.name)
+    log = files.log(job if known else "engine-0")
+    # What never ran has no log of its own; the supervisor's says what was tried.
+    log = log if log.exists() else files.log("supervisor")
     words = "\n     ".join(_last_words(now.name, job) or telling(last_lines(log, 200)))
     return LemnosError(
         f"{now.name} did not start: {now.why}" + (f"\n     {words}" if words else ""),

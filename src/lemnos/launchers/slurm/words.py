@@ -80,8 +80,8 @@ def unseen(job: SlurmJob, directory: str) -> str:
     """A job whose node does not see the units' directory."""
     node = job.nodes[0] if job.nodes else "its node"
     return (
-        f"{node} does not see {directory}: the state directory must be on a file system that the "
-        "nodes share; set LEMNOS_HOME"
+        f"cannot say where it listens: {node} does not see {directory}: the state directory must be on a "
+        "file system that the nodes share; set LEMNOS_HOME"
     )
 
 
