@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,14 @@ ROWS: tuple[tuple[str, Unit, dict[str, Any]], ...] = (
     ("engine, a user's own", units.engine(), {}),
     ("the same without hardening", units.engine(), {"hardening": False}),
 )
+
+
+def version() -> str:
+    """``systemd 252 ...``; empty where there is none."""
+    if not shutil.which("systemd-analyze"):
+        return ""
+    words = ["systemd-analyze", "--version"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout
 
 
 def table() -> str:

@@ -18,7 +18,7 @@ from lemnos.launchers.systemd import render
 from lemnos.spec.place import Place
 from lemnos.spec.unit import Unit
 from tests.contract.launchers.bed import check_script
-from tests.unit.launchers.systemd import reader, units
+from tests.unit.launchers.systemd import reader, scores, units
 
 GOLDEN = Path(__file__).parents[3] / "data/golden/systemd"
 TWO = {"hosts": ["gpu1", "gpu2"], "ray": True}
@@ -325,3 +325,11 @@ def test_units_in_a_shared_home_are_for_one_host() -> None:
     ground = dataclasses.replace(units.ground(), names={"": "login1.cluster"})
     assert service(units.engine(), ground)["ConditionHost"] == ["login1.cluster"]
     assert "ConditionHost" not in service(units.engine(), units.ground())
+
+
+@pytest.mark.skipif(
+    "systemd 252" not in scores.version(), reason="the page's figures are systemd 252's"
+)
+def test_the_page_has_the_scores_that_systemd_gives() -> None:
+    page = Path(__file__).parents[4] / "docs/systemd.md"
+    assert scores.table() in page.read_text()
