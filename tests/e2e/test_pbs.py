@@ -63,7 +63,7 @@ def test_past_the_walltime_and_down_leaves_nothing(pbs: FakePbs, life: Life) -> 
 
 def test_an_unknown_queue_is_refused_in_words(pbs: FakePbs, life: Life) -> None:
     said = life.run(
-        *("up", "smollm2", *life.first, *ROOM, "--set", "pbs.queue=nope"), code=1
+        *("up", "smollm2", *life.first, *ROOM, "--set", "pbs.queue=nope"), code=2
     )
     assert "nope" in said and "queue" in said.lower()
     assert life.report("ps") == [] and files_left(life.home) == []
