@@ -118,6 +118,16 @@ def test_a_supervisor_killed_during_a_change_goes_on_with_it(life: Life) -> None
     assert again["already_up"] and life.report("ps")[0]["revision"] == 2
 
 
+def test_up_believes_no_supervisor_that_is_gone(life: Life) -> None:
+    life.up(*TWO)
+    (shown,) = life.report("ps")
+    psutil.Process(shown["supervisor_pid"]).kill()
+    for pid in shown["engine_pids"]:
+        psutil.Process(pid).kill()
+    life.up(*TWO)
+    assert life.run("chat", "--prompt", "Hi", "--max-tokens", "3").strip()
+
+
 def test_replicas_follow_the_queue(life: Life) -> None:
     spec = life.home / "scaled.yaml"
     spec.write_text(

@@ -32,7 +32,7 @@ from lemnos.launchers.processes import MARK, Processes
 from lemnos.records.store import Store
 from lemnos.spec.deployment import DEFAULT_PORT, EndpointSpec
 from lemnos.spec.plan import Plan
-from lemnos.spec.status import Status
+from lemnos.spec.status import Phase, Status
 
 DOWN_TIMEOUT_S = 60.0
 """After this, ``down`` stops waiting for the supervisor and kills what is left."""
@@ -309,8 +309,11 @@ def _taken(host: str, port: int, holder: str) -> LemnosError:
 
 
 def _ensure_supervisor(store: Store, row: dict[str, Any], files: Files) -> None:
-    if not supervisor_alive(row):
-        _start_supervisor(store, row["name"], files)
+    if supervisor_alive(row):
+        return
+    if row["phase"] == Phase.ready:  # it was: nobody has looked since
+        store.update(row["name"], phase=Phase.degraded)
+    _start_supervisor(store, row["name"], files)
 
 
 def _start_supervisor(store: Store, name: str, files: Files) -> None:
@@ -346,8 +349,14 @@ def _take_down(store: Store, name: str, *, drain: bool, failed: bool = False) ->
 
     After a start that ``failed``, a room that cannot be asked has nothing of it either.
     """
-    store.update(name, desired="stopped")
     row = store.deployment(name)
+    try:
+        store.update(name, desired="stopped")
+    except LemnosError:  # a full disk: all is ended nevertheless; the row goes when there is room
+        if supervisor_alive(row):
+            _kill_supervisor(row)
+        _sweep(store, row, name)
+        raise
     deadline = time.monotonic() + (DOWN_TIMEOUT_S if drain else 5.0)
     while supervisor_alive(row) and time.monotonic() < deadline:
         if not drain:
