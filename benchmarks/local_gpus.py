@@ -327,9 +327,9 @@ def family(box: Box, name: str) -> str:
     for process in processes():
         with suppressed():
             if os.getsid(process.pid) == leader:
-                title = " ".join(process.cmdline())[-40:]
+                name = title(process)[-40:]
                 marked = "LEMNOS_JOB" in environ(process)
-                found.append(f"{title} ({'marked' if marked else 'no mark'})")
+                found.append(f"{name} ({'marked' if marked else 'no mark'})")
     return "; ".join(found)
 
 
@@ -407,7 +407,7 @@ def _is_back(box: Box, name: str, pid: int) -> bool:
 
 def title(process: psutil.Process) -> str:
     with suppressed():
-        return " ".join(process.cmdline())[-80:]
+        return " ".join(process.cmdline()).strip()[-80:]
     return ""
 
 
