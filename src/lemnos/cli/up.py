@@ -198,6 +198,8 @@ def _show_endpoint(endpoint: Endpoint, as_json: bool) -> None:
 
 def show_plan(made: Plan, as_json: bool, *, commands: bool) -> None:
     """A plan, and the commands of its jobs."""
+    from rich.markup import escape
+
     import lemnos
 
     jobs = lemnos.jobs(made) if commands else []
@@ -206,7 +208,7 @@ def show_plan(made: Plan, as_json: bool, *, commands: bool) -> None:
         return
     console = out()
     console.print(
-        f"[bold]{made.served_name}[/] on {made.engine} {made.engine_version}, {_where(made)}"
+        f"[bold]{escape(made.served_name)}[/] on {made.engine} {made.engine_version}, {_where(made)}"
     )
     for reason in made.reasons:
         console.print(f"  {reason}", markup=False)

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,20 @@ class Files:
         for path in (self.engine_key, self.own_key):
             key = secrets.token_urlsafe(32)
             paths.replace_file(path, key.encode(), mode=0o600)
+
+    def keys(self) -> dict[Path, bytes]:
+        """The keys that there are, by their files."""
+        return {
+            p: p.read_bytes() for p in (self.engine_key, self.own_key) if p.exists()
+        }
+
+    def restore(self, keys: Mapping[Path, bytes]) -> bool:
+        """Write back keys that somebody removed; whether any was gone. What runs knows them still."""
+        gone = [path for path in keys if not path.exists()]
+        for path in gone:
+            paths.writable(self.directory, mode=0o700)
+            paths.replace_file(path, keys[path], mode=0o600)
+        return bool(gone)
 
     def clear(self) -> None:
         """Remove all but the logs (``lemnos logs`` reads them after ``down``)."""

@@ -65,6 +65,8 @@ def logs_of(name: str) -> list[LogFile]:
             with contextlib.suppress(LemnosError):
                 plan, _ = Store().revision_plan(name, job.revision)
                 found |= {log.job: log for log in launcher_of(plan).logs(job.name)}
+    if not found and row:
+        raise LemnosError(f"'{name}' has no log", where=str(files.directory))
     if not found:
         raise unknown(name)
     return list(found.values())

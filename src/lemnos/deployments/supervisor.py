@@ -50,6 +50,8 @@ BUSY_TICK_S = 0.05
 """Between ticks while something starts or stops."""
 TROUBLE_S = 2.0
 """Before the next try, when a tick could not be done (a full disk, a locked database)."""
+GIVE_UP_S = 15.0
+"""A first start ends after so much trouble, since somebody waits; what serves goes on however long it lasts."""
 CHORES_S = 10.0
 """Between looks at logs' sizes and key files."""
 QUEUE_S = 300.0
@@ -76,6 +78,7 @@ class Supervisor:
         # Whoever started it noted that already; systemd may have started it again since.
         store.update(name, supervisor=json.dumps(identity(os.getpid())))
         self._files = files
+        self._keys = files.keys()
         self._url = str(row["url"])
         self._fleet = Fleet(name, store, files, self._url)
         self._probes = probes.Probes()
@@ -97,7 +100,7 @@ class Supervisor:
         """Tick until it is over."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._asked_to_stop)
-        trouble = ""
+        trouble, since = "", 0.0
         while not self._leaves:
             try:
                 if self._tick():
@@ -106,9 +109,12 @@ class Supervisor:
             except (
                 Exception
             ) as error:  # a full disk, or a mistake of ours: what serves goes on
+                since = since if trouble else time.monotonic()
                 if str(error) != trouble:
                     _tell(error)
                 trouble = str(error)
+                if not self._state.revision and time.monotonic() - since > GIVE_UP_S:
+                    raise SystemExit(1) from None
                 self._probes.wait(TROUBLE_S)
             self._probes.wait(BUSY_TICK_S if self._busy() else TICK_S)
 
@@ -135,6 +141,8 @@ class Supervisor:
         if row is None:
             self._fleet.sweep()
             return True
+        if self._files.restore(self._keys):  # somebody removed the directory
+            self._state = lifecycle.resume(self._state)
         if not self._reachable(row):
             row = self._store.deployment(self._name) or row
         self._fleet.look(self._state)
