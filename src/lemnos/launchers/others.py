@@ -15,7 +15,7 @@ from lemnos.launchers.allocation import Allocation
 from lemnos.launchers.hosts import Hosts, each_of, name_of
 from lemnos.launchers.papers import Papers
 from lemnos.launchers.processes import Processes, ProcessStatus
-from lemnos.launchers.seating import Told, parse
+from lemnos.launchers.seating import Told, is_address, parse
 from lemnos.launchers.site import Site
 from lemnos.launchers.templates import script
 from lemnos.launchers.watch import Watch
@@ -135,6 +135,8 @@ class Others:
         """Start a job. Raises LemnosError."""
         self._watch.forget(host)
         if self.allocation:
+            directory = self._hosts.directory(host, name_of(job))
+            self.transport(host).remove(directory)  # of an earlier start
             self._hosts.write(job, host)
             self._processes.submit(job, self.command(job, host))
             return
@@ -269,6 +271,8 @@ def address_of(name: str, told: Told) -> str:
         return told.interface
     if told.connection:
         return told.connection[2]
+    if is_address(name):
+        return name
     try:
         found = socket.getaddrinfo(name.rpartition("@")[2], None, type=socket.SOCK_STREAM)  # fmt: skip
     except OSError:

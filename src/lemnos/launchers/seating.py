@@ -111,13 +111,18 @@ def _too_few(shape: Shape, lacks: Mapping[str, str]) -> LemnosError:
     )
 
 
+def is_address(text: str) -> bool:
+    """Whether it is one of IPv4 or IPv6, not a name."""
+    try:
+        return bool(ip_address(text))
+    except ValueError:
+        return False
+
+
 def _connection(text: str) -> tuple[str, ...]:
     """SSH_CONNECTION; () where the connection is no network's (``UNKNOWN``: a ProxyCommand)."""
     words = tuple(text.split())
-    try:
-        known = len(words) == 4 and bool(ip_address(words[0]) and ip_address(words[2]))
-    except ValueError:
-        known = False
+    known = len(words) == 4 and is_address(words[0]) and is_address(words[2])
     return words if known else ()
 
 

@@ -44,7 +44,7 @@ def transport(request: pytest.FixtureRequest) -> Iterator[Transport]:
 
 @pytest.fixture
 def hosts(transport: Transport, bed: Bed, tmp_path: Path) -> Iterator[Hosts]:
-    made = Hosts("box", "test", str(tmp_path / "it's"), {"n1": transport})
+    made = Hosts("box", bed.word, str(tmp_path / "it's"), {"n1": transport})
     yield made
     made.sweep()
 
@@ -95,7 +95,7 @@ def test_a_job_runs_detached_and_is_found_again(
     assert bed.processes() == [process], "submitted twice it runs once"
     if isinstance(transport, Ssh):
         transport.close()  # as when the network was away
-    again = Hosts("box", "test", str(bed.directory / "it's"), {"n1": transport})
+    again = Hosts("box", bed.word, str(bed.directory / "it's"), {"n1": transport})
     assert seen(again) == {"engine-0": ProcessStatus(alive=True)}
     again.signal("n1", "engine-0", kill=True)
     until(lambda: not bed.processes())
@@ -188,7 +188,7 @@ def test_values_and_keys_arrive_and_nothing_is_executed(
 def test_sweeping_takes_one_deployment_and_its_scripts(
     hosts: Hosts, bed: Bed, transport: Transport, tmp_path: Path
 ) -> None:
-    other = Hosts("box-2", "test", str(tmp_path / "other"), {"n1": transport})
+    other = Hosts("box-2", bed.word, str(tmp_path / "other"), {"n1": transport})
     stranger = Hosts("box", "somebody", str(tmp_path / "stranger"), {"n1": transport})
     started(hosts, job(bed))
     started(hosts, job(bed, rank=1))
@@ -222,7 +222,7 @@ def test_a_host_that_does_not_answer_has_not_ended(
     server: sshd.Server, bed: Bed, tmp_path: Path
 ) -> None:
     silent = Ssh("nowhere", server.config)
-    both = Hosts("box", "test", str(tmp_path / "x"), {"n1": Here(), "n2": silent})
+    both = Hosts("box", bed.word, str(tmp_path / "x"), {"n1": Here(), "n2": silent})
     started(both, job(bed))
     found, unknown = both.ask()
     assert found["n1"]["engine-0"].alive and list(unknown) == ["n2"]
@@ -266,7 +266,7 @@ def test_many_jobs_are_asked_at_once(bed: Bed, tmp_path: Path) -> None:
             calls.append(argv)
             return super().run(*argv, stdin=stdin, timeout_s=timeout_s)
 
-    hosts = Hosts("box", "test", str(tmp_path / "x"), {"n1": Counts()})
+    hosts = Hosts("box", bed.word, str(tmp_path / "x"), {"n1": Counts()})
     for index in range(3):
         hosts.submit(job(bed, index=index), "n1")
     calls.clear()

@@ -12,7 +12,8 @@ import pytest
 from lemnos.launchers.base import Launcher
 from lemnos.launchers.local import Local
 from lemnos.transport.ssh import Ssh
-from tests.contract.launchers.suite import Bed, LauncherSuite, swept
+from tests.contract.launchers.local_bed import Alone
+from tests.contract.launchers.suite import LauncherSuite, swept
 from tests.testbeds.hosts import Hosts, hosts
 
 pytestmark = pytest.mark.bed
@@ -29,7 +30,7 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 
 
 @dataclasses.dataclass
-class HostsBed(Bed):
+class HostsBed(Alone):
     """Its launchers reach hosts as the test's own process can: through what is no network."""
 
     config: Path = Path()
