@@ -26,7 +26,7 @@ from tests.unit.importing.old_configs import ONE, imported, only, spec, told
         ("models:\n  a: gpt\n", "config.yaml:2: models.a: needs keys and values"),
         ("models: {a: {gpus: four}}\n", "models.a.gpus: .*valid integer"),
         (
-            "models:\n  a:\n    gpus: yes\n",
+            "models:\n  a:\n    gpus: true\n",
             "config.yaml:3: models.a.gpus: is yes or no",
         ),
         ("models:\n  a:\n    gpus: 0\n", "config.yaml:3: models.a.gpus: "),
