@@ -2,7 +2,7 @@
 
     python benchmarks/local_gpus.py --venv DIR [--out DIR] [--only together,kills] [--budget-s 540]
 
-Needs two GPUs of which nobody else holds memory, and an environment with vLLM (its version in ENGINE_VERSION).
+Needs two GPUs of which nobody else holds memory, and an environment with vLLM (its version is ENGINE_VERSION).
 The models are made on the spot and have no weights (``load-format: dummy``). Every step prints what it found; results.json
 and results.md in ``--out`` hold all of it, and the deployments' logs are beside them. What a later step needs of an earlier one
 it brings up itself, so that steps can be run alone.
@@ -11,32 +11,35 @@ it brings up itself, so that steps can be run alone.
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import os
 import signal
-import subprocess
 import sys
 import tarfile
-import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from local_gpus_models import make_dense, make_moe  # noqa: E402
+from local_gpus_box import (  # noqa: E402
+    RATE,
+    Box,
+    Load,
+    ask,
+    empty,
+    environ,
+    gpu_processes,
+    holders,
+    lives,
+    processes,
+    suppressed,
+    title,
+    waited,
+)
 
-ENGINE_VERSION = "0.26.0"
-RATE = 2.0
-"""Requests a second of the load."""
 SAFE = {
     "engine_env.VLLM_ALLREDUCE_USE_SYMM_MEM": "'0'",
     "engine_env.VLLM_FLASHINFER_ALLREDUCE_BACKEND": "trtllm",
@@ -44,233 +47,6 @@ SAFE = {
 }
 """For one model on several GPUs of a virtual machine: nothing that uses NVLink's multicast. What lemnos sets by
 itself there is checked first; this is in addition."""
-
-
-class Box:
-    """The run: where its files are, what was found, and the command line of lemnos."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.out = Path(options.out)
-        self.home = Path(options.home)
-        self.venv = options.venv
-        self.began = time.monotonic()
-        self.rows: list[dict[str, Any]] = []
-        os.environ["LEMNOS_HOME"] = str(self.home)
-        self.models = {
-            "dense": make_dense(self.home / "tiny-dense"),
-            "moe": make_moe(self.home / "tiny-moe"),
-        }
-
-    def lemnos(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """One command, to its end; what it said is printed."""
-        began = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "lemnos", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        took = time.monotonic() - began
-        self.say(f"$ lemnos {' '.join(words)}  -> {done.returncode}, {took:.1f} s")
-        for line in (done.stderr if done.returncode else "").splitlines()[-8:]:
-            self.say(f"    {line}")
-        return done
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self.lemnos(*words, "--json").stdout or "null")
-
-    def say(self, text: str) -> None:
-        sys.stdout.write(f"[{time.monotonic() - self.began:6.1f}] {text}\n")
-        sys.stdout.flush()
-
-    def note(self, step: str, what: str, ok: bool | None, value: Any = "") -> None:
-        """One row of the results. ``ok`` is None for a figure that is neither."""
-        self.rows.append({"step": step, "what": what, "ok": ok, "value": value})
-        sign = {True: "ok  ", False: "FAIL", None: "    "}[ok]
-        self.say(f"{sign} {step}: {what}: {value}")
-        self.save()
-
-    def save(self) -> None:
-        (self.out / "results.json").write_text(json.dumps(self.rows, indent=1))
-        lines = ["| step | what | ok | found |", "|---|---|---|---|"]
-        marks = {True: "yes", False: "**no**", None: ""}
-        for row in self.rows:
-            cells = (row["step"], row["what"], marks[row["ok"]], str(row["value"]))
-            lines.append("| " + " | ".join(c.replace("|", "/") for c in cells) + " |")
-        (self.out / "results.md").write_text("\n".join(lines) + "\n")
-
-    def plan(self, name: str, model: str, seqs: int = 8, tensor: int = 1) -> str:
-        """A deployment.yaml of the model on ``tensor`` GPUs; ``seqs`` tells revisions apart."""
-        path = str(self.home / f"{name}-{model}-{seqs}.yaml")
-        self.lemnos(
-            *("plan", str(self.models[model]), "--cluster", f"{tensor}xH200"),
-            *("--engine", "vllm", "--engine-version", ENGINE_VERSION),
-            *("--tp", str(tensor), "--replicas", "1", "--context", "2048"),
-            *("--max-num-seqs", str(seqs), "--enforce-eager", "--save", path),
-        )
-        return path
-
-    def up(self, name: str, path: str, **settings: Any) -> Any:
-        """``lemnos up``: (its exit code, seconds, what it said last)."""
-        given = {
-            "venv": self.venv,
-            "served_name": None,
-            "engine_args.load-format": "dummy",
-            "engine_env.VLLM_USE_FLASHINFER_SAMPLER": "'0'",
-        } | settings
-        words = [f"--set={k}={v}" for k, v in given.items() if v is not None]
-        began = time.monotonic()
-        done = self.lemnos(
-            "up", path, "--name", name, "--on", "local", *words, "--json"
-        )
-        lines = done.stderr.strip().splitlines()
-        first = next((n for n, line in enumerate(lines) if "error:" in line), 0)
-        said = " ".join(lines[first:]) if done.returncode else ""
-        return done.returncode, round(time.monotonic() - began, 1), said
-
-    def status(self, name: str) -> dict[str, Any]:
-        import lemnos
-
-        found = [each for each in lemnos.status() if each.name == name]
-        return found[0].model_dump(mode="json") if found else {}
-
-    def marked(self, name: str, job: str = "engine-") -> list[psutil.Process]:
-        """The first processes of the deployment's jobs: those that lead their session."""
-        return [
-            p
-            for p in processes()
-            if f"|{name}|{job}" in environ(p).get("LEMNOS_JOB", "")
-            and os.getsid(p.pid) == p.pid
-        ]
-
-    def engine(self, name: str) -> psutil.Process:
-        """The one engine that there is; waits for another one to leave."""
-        waited(lambda: len(self.marked(name)) == 1, 60)
-        (found,) = self.marked(name)
-        return found
-
-
-def processes() -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
-        with suppressed():
-            if process.status() != psutil.STATUS_ZOMBIE:
-                yield process
-
-
-@contextmanager
-def suppressed() -> Iterator[None]:
-    try:
-        yield
-    except (psutil.Error, OSError):
-        pass
-
-
-def environ(process: psutil.Process) -> dict[str, str]:
-    with suppressed():
-        return process.environ()
-    return {}
-
-
-def holders() -> dict[str, int]:
-    """MiB of each GPU that are in use, by its index."""
-    return {index: int(used) for index, used in _smi("--query-gpu=index,memory.used")}
-
-
-def gpu_processes() -> dict[int, str]:
-    """The GPU that each process with memory there has, by pid (as far as the driver tells)."""
-    numbers = {uuid: index for index, uuid in _smi("--query-gpu=index,uuid")}
-    rows = _smi("--query-compute-apps=pid,gpu_uuid")
-    return {int(pid): numbers.get(uuid, uuid) for pid, uuid in rows if pid.isdigit()}
-
-
-def _smi(query: str) -> list[list[str]]:
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    rows = ([c.strip() for c in line.split(",")] for line in done.stdout.splitlines())
-    return [row for row in rows if len(row) == 2]
-
-
-def empty() -> bool:
-    """Whether no GPU holds more than a driver's own share."""
-    return max(holders().values(), default=0) < 1500
-
-
-def waited(true: Callable[[], bool], within_s: float) -> float | None:
-    """Seconds until it was; None if it never was."""
-    began = time.monotonic()
-    while time.monotonic() - began < within_s:
-        if true():
-            return round(time.monotonic() - began, 1)
-        time.sleep(0.2)
-    return None
-
-
-def ask(url: str, model: str, timeout: float = 60.0) -> dict[str, Any]:
-    """One real completion. Raises what urllib does."""
-    body = {
-        "model": model,
-        "max_tokens": 8,
-        "messages": [{"role": "user", "content": "Where is the forge?"}],
-    }
-    request = urllib.request.Request(
-        f"{url}/v1/chat/completions",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=timeout) as answer:
-        return dict(json.load(answer))
-
-
-class Load:
-    """RATE requests a second at a deployment, each in a thread of its own."""
-
-    def __init__(self, url: str, model: str) -> None:
-        self._url, self._model = url, model
-        self._over = threading.Event()
-        self._pool = ThreadPoolExecutor(64)
-        self.answers: list[tuple[float, str]] = []
-        self._clock = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Load:
-        self._clock.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._clock.join()
-        self._pool.shutdown(wait=True)
-
-    def _run(self) -> None:
-        began = time.monotonic()
-        for number in itertools.count():
-            if self._over.wait(max(0.0, began + number / RATE - time.monotonic())):
-                return
-            self._pool.submit(self._one)
-
-    def _one(self) -> None:
-        at, wrong = time.monotonic(), ""
-        try:
-            answer = ask(self._url, self._model)
-            if answer["usage"]["completion_tokens"] < 1:
-                wrong = "no tokens"
-        except Exception as error:
-            wrong = f"{type(error).__name__}: {error}"[:100]
-        self.answers.append((at, wrong))
-
-    @property
-    def failed(self) -> list[str]:
-        return [wrong for _, wrong in self.answers if wrong]
-
-    def gap_s(self) -> float:
-        """The longest time between two requests that were answered."""
-        good = sorted(at for at, wrong in self.answers if not wrong)
-        pairs = zip(good, good[1:], strict=False)
-        return round(max((b - a for a, b in pairs), default=0.0), 1)
-
-    def told(self) -> str:
-        kinds = sorted(set(self.failed))[:2]
-        text = f"{len(self.answers)} requests, {len(self.failed)} failed, longest gap {self.gap_s()} s"
-        return f"{text} ({'; '.join(kinds)})" if kinds else text
 
 
 def serving(box: Box, name: str, model: str) -> None:
@@ -370,16 +146,16 @@ def kills(box: Box) -> None:
         Load(status["two"]["url"], served(status["two"])) as load_two,
     ):
         time.sleep(2)
+        box.say(f"kills {first.pid}, and {workers[0].pid} ({title(workers[0])})")
         first.kill()
         workers[0].kill()
-        box.say(f"killed {first.pid} and {workers[0].pid} ({title(workers[0])})")
         began = time.monotonic()
         for name, pid in (("one", first.pid), ("two", second.pid)):
             back = waited(lambda n=name, p=pid: _is_back(box, n, p), 180)  # type: ignore[misc]
             took = round(time.monotonic() - began, 1)
             box.note("kills", f"{name} is back", back is not None, f"{took} s")
         time.sleep(2)
-    alive = [p.pid for p in orphans if p.is_running() and _live(p)]
+    alive = [p.pid for p in orphans if p.is_running() and lives(p)]
     box.note("kills", "orphans of the killed one", not alive, alive)
     box.note("kills", "load on one", None, load_one.told())
     box.note("kills", "load on two", None, load_two.told())
@@ -391,24 +167,12 @@ def kills(box: Box) -> None:
         box.note("kills", f"what ps says of {name}", None, why[:200])
 
 
-def _live(process: psutil.Process) -> bool:
-    with suppressed():
-        return process.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
 def _is_back(box: Box, name: str, pid: int) -> bool:
     status = box.status(name)
     return status.get("phase") == "ready" and [p.pid for p in box.marked(name)] not in (
         [],
         [pid],
     )
-
-
-def title(process: psutil.Process) -> str:
-    with suppressed():
-        return " ".join(process.cmdline()).strip()[-80:]
-    return ""
 
 
 def stop_first(box: Box) -> None:
@@ -492,9 +256,7 @@ def supervisor(box: Box) -> None:
     gone = box.status("one")
     box.note("supervisor", "ps says so", not gone["supervisor_alive"], gone["phase"])
     box.note("supervisor", "it serves on", answers(box, "one"))
-    path = str(box.home / "one-dense-24.yaml")
-    if not Path(path).exists():
-        path = box.plan("one", "dense")
+    path = box.last("one")
     code, took, said = box.up("one", path)
     same = [p.pid for p in box.marked("one")] == [engine.pid]
     box.note("supervisor", "found again", code == 0 and same, f"{took} s {said[-200:]}")
@@ -502,11 +264,11 @@ def supervisor(box: Box) -> None:
     os.kill(box.status("one")["supervisor_pid"], signal.SIGKILL)
     engine.kill()
     time.sleep(1)
-    left = [title(p) for p in children if _live(p)]
+    left = [title(p) for p in children if lives(p)]
     box.note("supervisor", "left by a dead engine", None, left)
     code, took, said = box.up("one", path)
     box.note("supervisor", "up again", code == 0, f"{took} s {said[-200:]}")
-    alive = [title(p) for p in children if p.is_running() and _live(p)]
+    alive = [title(p) for p in children if p.is_running() and lives(p)]
     box.note("supervisor", "nothing of the dead engine is left", not alive, alive)
     box.note("supervisor", "who holds GPUs", None, _gpus_by_deployment(box))
 
