@@ -206,6 +206,7 @@ def test_a_killed_supervisor_is_replaced_and_nothing_stops_serving(
     (after,) = report("ps")
     assert after["supervisor_pid"] != before["supervisor_pid"]
     assert after["engine_pids"] == before["engine_pids"]
+    assert (after["restarts"], after["why"]) == (0, ""), "its gateway was found, too"
     os.kill(after["engine_pids"][0], signal.SIGKILL)
     until(
         lambda: lemnos.status()[0].restarts == 1 and lemnos.status()[0].phase == "ready"

@@ -70,23 +70,22 @@ class Fleet:
         self._revisions = revisions
         current = state.revision or state.trial
         asked = {each for each in revisions.values() if each} | ({current} - {0})
+        gateway = self._gateway_launcher(current) if current else None
         found: dict[str, UnitStatus] = {}
         for revision in sorted(asked):
-            told = self._asked(self._launcher(revision))
+            launcher = self._launcher(revision)
+            told = self._asked(launcher)
             if told is None:
-                told = {
-                    n: u for n, u in self.seen.items() if revisions.get(n) == revision
-                }
-            elif self._gateway is self._launcher(revision) and GATEWAY in told:
-                found[GATEWAY] = told[GATEWAY]
+                told = {n: u for n, u in self.seen.items() if n in revisions}
             for name, unit in told.items():
-                if revisions.get(name, revision) == revision:
+                own = revisions.get(name, revision) == revision and name != GATEWAY
+                if own or (name == GATEWAY and launcher is gateway):
                     found[name] = unit
-        if current and self._gateway_launcher(current) is not self._launcher(current):
-            told = self._asked(self._gateway_launcher(current))
-            gateway = (self.seen if told is None else told).get(GATEWAY)
-            if gateway:
-                found[GATEWAY] = gateway
+        if gateway and gateway not in map(self._launcher, asked):
+            told = self._asked(gateway)
+            unit_seen = (self.seen if told is None else told).get(GATEWAY)
+            if unit_seen:
+                found[GATEWAY] = unit_seen
         for name, why in self._refused.items():
             if name not in found or not found[name].alive:
                 found[name] = UnitStatus(state="ended", why=why)
