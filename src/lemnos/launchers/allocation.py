@@ -2,8 +2,8 @@
 
 ``on: local`` uses it: its hosts and GPUs are the room. Ranks on other hosts are steps of the
 allocation, started by children of ours (``srun``, ``pbs_tmrsh``), so that the scheduler knows of them.
-A step is found and ended by its name: ending ``srun`` would kill its step unasked (SIGTERM), or
-leave it running (SIGKILL).
+They are ended by further steps: ending ``srun`` would kill its step unasked (SIGTERM), or leave it
+running (SIGKILL).
 """
 
 from __future__ import annotations
@@ -113,25 +113,6 @@ def command_for(
         *("--mem=0", "--cpu-bind=none", "--input=none", "--quit-on-interrupt", "--"),
         *argv,
     )
-
-
-def steps_question(allocation: Allocation) -> tuple[str, ...]:
-    """The command whose answer ``steps`` reads. Of Slurm only."""
-    return ("squeue", "--noheader", "--steps", "--jobs", allocation.id, "--format", "%i|%j")  # fmt: skip
-
-
-def steps(said: str) -> dict[str, str]:
-    """The allocation's steps by name: ``{"engine-0.1": "4711.3"}``."""
-    lines = [line.strip().partition("|") for line in said.splitlines()]
-    return {name: step for step, _, name in lines if name}
-
-
-def ending(step: str, *, kill: bool = False) -> tuple[str, ...]:
-    """The command that asks a step's processes to end, or ends them.
-
-    Through slurmctld: 22.05 was seen to signal them directly and then say that it could not.
-    """
-    return ("scancel", "--ctld", f"--signal={'KILL' if kill else 'TERM'}", step)
 
 
 def _expanded(part: str) -> list[str]:

@@ -12,11 +12,8 @@ from lemnos.launchers import allocation
 from lemnos.launchers.allocation import Allocation
 from tests.testbeds.fixtures import cluster  # noqa: F401
 from tests.testbeds.slurm import Slurm
-from tests.waiting import until
 
 pytestmark = pytest.mark.bed
-POLITE = "trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 1; done"
-DEAF = "trap '' TERM; echo up; while :; do sleep 1; done"
 
 
 @pytest.fixture
@@ -61,23 +58,3 @@ def test_steps_run_where_they_should_with_all_that_was_given(
         words = allocation.command_for(found, host, "engine-0.1", argv)
         said = bed.run("login", *words, env=env)
         assert said == f"{host}\n0,1\na 'b' $(id) %n\n"
-
-
-def test_steps_are_asked_and_killed_by_name(
-    inside: tuple[Slurm, Allocation, dict[str, str]],
-) -> None:
-    bed, found, env = inside
-    for script, kill in ((POLITE, False), (DEAF, True)):
-        words = allocation.command_for(found, "n2", "engine-0.1", ("sh", "-c", script))
-        with bed.start("login", *words, env=env) as step:
-            assert step.stdout and step.stdout.readline() == "up\n"
-            asked = bed.run("login", *allocation.steps_question(found))
-            number = allocation.steps(asked)["engine-0.1"]
-            bed.run("login", *allocation.ending(number, kill=kill))
-            said, _ = step.communicate(timeout=60)
-            assert ("asked" in said) is not kill
-        until(lambda: not _loops(bed))
-
-
-def _loops(bed: Slurm) -> list[str]:
-    return [line for line in bed.hosts.processes("n2") if "while :" in line]

@@ -10,11 +10,9 @@ from lemnos.launchers.allocation import (
     answered,
     command_for,
     detect,
-    ending,
     hostnames,
     is_here,
     question,
-    steps,
 )
 
 # As salloc of 22.05 gave it on the testbed; GPUs by --gres are in no variable.
@@ -80,11 +78,7 @@ def test_lists_of_hosts() -> None:
             hostnames(bad)
 
 
-def test_steps_by_name() -> None:
-    said = "7.0|engine-0.1\n7.extern|extern\n7.2|engine-1.1\n"
-    assert steps(said)["engine-0.1"] == "7.0"
-    assert ending("7.0") == ("scancel", "--ctld", "--signal=TERM", "7.0")
-    assert ending("7.0", kill=True) == ("scancel", "--ctld", "--signal=KILL", "7.0")
+def test_schedulers_and_machines_know_names_short_and_whole() -> None:
     assert is_here("n1", "n1.cluster.example") and not is_here("n1", "n10")
 
 
