@@ -101,7 +101,7 @@ def test_a_revision_that_slurm_refuses_leaves_the_old_one(
         said = life.run(
             *("up", "smollm2", "--context", "512", *ROOM),
             *settings("slurm.time=10m", "slurm.partition=gpus"),
-            code=1,
+            code=2,
         )
     assert "no partition 'gpus'" in said or "gpus" in said
     assert "revision 1 serves on" in said
