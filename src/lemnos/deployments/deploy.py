@@ -61,6 +61,12 @@ def bring_up(plan: Plan, watch: Watch, *, wait: bool = True) -> tuple[Status, bo
                 return status_of(row), True
             return wait_ready(store, plan.name, watch, int(row["revision"])), True
         _check_change(plan, state.revision if state else 0)
+        if state and state.revision not in (0, row["revision"]):
+            serving, _ = store.revision_plan(plan.name, state.revision)
+            if _same(serving, plan):  # the trial of another one is ended
+                store.want_revision(plan.name, state.revision)
+                _ensure_supervisor(store, row, files)
+                return wait_ready(store, plan.name, watch, state.revision), True
         if not (state and state.revision) or _moves(row, plan.spec.endpoint):
             _clear_the_way(store, plan.name)
             return _start_new(store, plan, files, watch, wait), False

@@ -101,6 +101,9 @@ def plan_for(
     if refusal := engine.refusal(host):
         raise refusal
     name = spec.name or name_from(spec.model.served_name or model.name)
+    given = {"slurm": spec.slurm.cpus, "pbs": spec.pbs.cpus}.get(spec.on)
+    if given:  # the job's cores, not the login node's
+        host = host.model_copy(update={"cores": given})
     plan = plan_llamacpp(name, spec, model, facts, host, engine.version())
     if not spec.venv:
         return plan
