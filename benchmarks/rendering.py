@@ -30,7 +30,12 @@ TARGETS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "systemd, vLLM": (VLLM, "systemd", ()),
     "systemd, vLLM on Ray, 2 hosts": (
         *(VLLM, "systemd"),
-        (*TWO_NODES, "systemd.ray=true", "systemd.hosts=[h1, h2]"),
+        (
+            *TWO_NODES,
+            "systemd.ray=true",
+            "systemd.scope=system",
+            "systemd.hosts=[h1, h2]",
+        ),
     ),
     "Slurm, vLLM on one node": (VLLM, "slurm", ()),
     "Slurm, vLLM on 2 nodes": (VLLM, "slurm", TWO_NODES),
