@@ -172,11 +172,10 @@ def _words(row: dict[str, Any], state: State | None) -> str:
 def changes(before: Plan, after: Plan) -> tuple[str, ...]:
     """What a plan has otherwise than the one before: the spec's keys, and the engine's version."""
     old, new = _flat(before), _flat(after)
-    return tuple(
-        f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    )
+    both = {
+        k: (_shown(old.get(k)), _shown(new.get(k))) for k in old.keys() | new.keys()
+    }
+    return tuple(f"{k}: {b} -> {a}" for k, (b, a) in sorted(both.items()) if b != a)
 
 
 def _flat(plan: Plan) -> dict[str, Any]:
