@@ -51,7 +51,7 @@ AS_IT_WAS = {name: os.environ[name] for name in os.environ if name.upper() in PR
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a bed, before anything of it is brought up."""
-    if not beds.ON and item.get_closest_marker("bed"):
+    if not beds.ON and beds.MARKS & {mark.name for mark in item.iter_markers()}:
         pytest.skip("needs a bed: LEMNOS_BEDS=1 runs it where it is installed")
 
 

@@ -57,7 +57,7 @@ def test_what_the_catalogue_knows_is_shown_without_a_download() -> None:
         (("up", "--host", "0.0.0.0"), 2, "can be reached by others"),
         (("up", "--dry-run", "--context", "9000"), 2, "over what smollm2-135m-instruct was trained for"),
         (("up", "--api-key-file", "/no/keys"), 1, "API keys cannot be read"),
-        (("up", "--on", "slurm"), 2, "on: Input should be 'local'"),
+        (("up", "--on", "slrum"), 2, "Did you mean 'slurm'"),
         (("plan", "--concurrency", "4096"), 1, "does not fit"),
         (("up", "none.yaml"), 1, "none.yaml: cannot be read"),
         (("down",), 1, "nothing is deployed"),

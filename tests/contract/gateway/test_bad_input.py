@@ -122,7 +122,7 @@ def test_bodies_that_make_no_sense(gateway: Served, path: str) -> None:
                 assert (kind == "error") == (path == "/v1/messages"), name
 
 
-LARGE = 100 * 1024 * 1024
+LARGE = 400 * 1024 * 1024
 
 
 def test_a_body_that_is_announced_too_large_is_not_read(gateway: Served) -> None:
@@ -133,7 +133,7 @@ def test_a_body_that_is_announced_too_large_is_not_read(gateway: Served) -> None
 
 
 @pytest.mark.parametrize("how", ["announced", "in chunks"])
-def test_a_hundred_megabytes_are_refused_before_all_were_read(
+def test_hundreds_of_megabytes_are_refused_before_all_were_read(
     gateway: Served, how: str
 ) -> None:
     piece = b"x" * 0x100000
@@ -147,7 +147,7 @@ def test_a_hundred_megabytes_are_refused_before_all_were_read(
         got = client.answer()
         assert got and got.status == 413 and is_plain(got.message)
         assert client.answer() is None
-    assert sent < 90 * 1024 * 1024
+    assert sent < LARGE // 2  # 64 MiB, and what was under way
 
 
 FLOODS: dict[str, bytes] = {
