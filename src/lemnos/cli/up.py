@@ -118,7 +118,7 @@ class Stages:
 
     def show(self, status: Status) -> None:
         """A change of status: the plan's reasons once, then each stage."""
-        if not self._planned:
+        if not self._planned and status.revision == status.wanted:
             self._planned = True
             if self._bars:  # a terminal has one live display at a time
                 self._bars.stop()

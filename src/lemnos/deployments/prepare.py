@@ -98,6 +98,12 @@ def plan_for(
 ) -> Plan:
     """The plan of ``spec`` for a model that is known."""
     engine = _engine_for(spec, model)
+    if spec.engine_args:
+        raise UsageError(
+            "the embedded engine takes no flags of its own",
+            where="engine_args",
+            fix="use workload.context and workload.concurrency, or another engine",
+        )
     if refusal := engine.refusal(host):
         raise refusal
     name = spec.name or name_from(spec.model.served_name or model.name)
@@ -120,7 +126,8 @@ def units_of(plan: Plan) -> list[Unit]:
     port = plan.spec.endpoint.port or DEFAULT_PORT
     url = f"http://{plan.spec.endpoint.host}:{port}"
     launcher = launcher_of(plan)
-    planned = places_of(plan) if plan.proposal and plan.spec.on == "local" else None
+    here = plan.spec.on == "local" and not plan.spec.local.hosts
+    planned = places_of(plan) if plan.proposal and here else None
     units = [gateway_unit(plan, url, files)]
     for index in range(plan.spec.replicas or replicas_of(plan)):
         name = f"engine-{index}"
