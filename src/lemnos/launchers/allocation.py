@@ -15,6 +15,7 @@ from typing import Literal
 from lemnos.errors import LemnosError
 from lemnos.spec.base import Value
 from lemnos.spec.rooms import seconds_of
+from lemnos.transport.base import Done
 
 
 class Allocation(Value):
@@ -96,6 +97,22 @@ def answered(allocation: Allocation, said: str, now: float) -> Allocation:
         except ValueError:  # INVALID, UNLIMITED
             pass
     return allocation.model_copy(update=changes)
+
+
+def state_question(allocation: Allocation) -> tuple[str, ...]:
+    """The command whose end and words ``is_over`` takes."""
+    if allocation.kind == "slurm":
+        return ("squeue", "--noheader", "--jobs", allocation.id, "--format", "%T")
+    return ("qstat", allocation.id)
+
+
+def is_over(allocation: Allocation, done: Done) -> bool:
+    """Whether nothing of it runs any more. A scheduler that did not answer has not said so."""
+    if allocation.kind == "slurm":
+        alive = {"RUNNING", "SUSPENDED", "CONFIGURING", "STOPPED", "RESIZING"}
+        known = done.code == 0 or "Invalid job id" in done.said
+        return known and not alive & {*done.out.split()}
+    return "Unknown Job Id" in done.said or "has finished" in done.said
 
 
 def command_for(

@@ -155,7 +155,11 @@ class Others:
         self._watch.forget(host)
         if host in self.silent:
             raise self.silent[host]
-        self._hosts.signal(host, name, kill=kill)
+        try:
+            self._hosts.signal(host, name, kill=kill)
+        except LemnosError:
+            if not self._is_over():
+                raise
 
     def run(self, host: str, *argv: str) -> None:
         """A command whose outcome does not matter."""
@@ -164,11 +168,23 @@ class Others:
     def sweep(self) -> int:
         """Nothing is left on any of them; the number of processes found. Raises LemnosError if one
         does not answer, after all others are done."""
-        found = self._hosts.sweep()
+        try:
+            found = self._hosts.sweep()
+        except LemnosError:
+            if not self._is_over():
+                raise
+            found = 0
         for host in self.names:
             self._watch.forget(host)
         self._watch.last.clear()
         return found
+
+    def _is_over(self) -> bool:
+        """Whether all hosts are those of an allocation that is over: nothing of ours is there any more."""
+        if self.allocation is None:
+            return False
+        question = allocations.state_question(self.allocation)
+        return allocations.is_over(self.allocation, Here().run(*question))
 
     def _told(self, host: str) -> Told:
         text = script(
@@ -215,16 +231,18 @@ def _allocation(site: Site, papers: Papers) -> Allocation | None:
 
 def _asked(allocation: Allocation) -> Allocation:
     """``allocation`` with what its scheduler knows of it now. Raises LemnosError where it is over."""
+    done = Here().run(*allocations.state_question(allocation))
+    if allocations.is_over(allocation, done):
+        raise LemnosError(
+            f"the allocation {allocation.id} is over",
+            where="on: local",
+            fix="start lemnos from a new one, or leave it with local.allocation: false",
+        )
     question = allocations.question(allocation)
     if not question:
         return allocation
-    done = Here().run(*question)
-    said = checked(
-        done,
-        f"the allocation {allocation.id} cannot be asked for",
-        where="local",
-        fix="if it is over, start lemnos from a new one, or leave it with local.allocation: false",
-    )
+    what = f"{allocation.kind} cannot be asked for allocation {allocation.id}"
+    said = checked(Here().run(*question), what)
     return allocations.answered(allocation, said, time.time())
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lemnos.errors import LemnosError, UsageError
-from lemnos.launchers import gpus
+from lemnos.launchers import containers, gpus
 from lemnos.launchers.papers import Papers
 from lemnos.spec.facts import Gpu
 from lemnos.spec.place import Place
@@ -109,3 +110,34 @@ def test_a_plan_for_several_hosts_is_refused(bed: Bed) -> None:
     wide = planned("glm-4.6", "2x8xH100", tensor=8, pipeline=2)
     with pytest.raises(UsageError, match="needs 2 hosts"):
         bed.launcher().place(wide, "engine-0")
+
+
+DOCKER = """#!/bin/sh
+case $1 in
+  rm) echo "$3" >> {directory}/removed; rm -f {directory}/running ;;
+  run) : > {directory}/running; while :; do sleep 0.1; done ;;
+esac
+"""
+
+
+def test_a_container_goes_with_its_unit(
+    bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "docker").write_text(DOCKER.format(directory=tools))
+    (tools / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    container = {"image": "vllm:1", "runtime": "docker"}
+    launcher = bed.launcher(container=container)
+    unit = bed.unit(launcher)
+    name = containers.name_of(unit.jobs[0])
+    launcher.submit(unit)
+    bed.until((tools / "running").exists)
+    launcher.cancel("engine-0", kill=True)
+    assert not (tools / "running").exists(), "its client was killed, and it with that"
+    launcher.submit(unit)
+    bed.until((tools / "running").exists)
+    launcher.sweep()
+    assert not (tools / "running").exists()
+    assert set((tools / "removed").read_text().split()) == {name}

@@ -124,6 +124,35 @@ class TestSlurm(LauncherSuite):
         bed.until(lambda: not status_of(again).alive)
 
 
+@pytest.mark.bed
+def test_when_it_is_over_nothing_is_left_to_end(
+    cluster: Slurm,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ("--parsable", "--nodes=1", "--mem=500", "--wrap=sleep 600")
+    job = cluster.submit(*words)
+    until(lambda: cluster.state(job) == "RUNNING")
+    monkeypatch.setenv("PATH", f"{cluster.bin}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    node = cluster.run("login", "squeue", "-h", "-o", "%N", "-j", job).strip()
+    bed = Allocated(tmp_path / "state", "local", wait_s=60, cluster=cluster)
+    monkeypatch.setenv("SLURM_JOB_NODELIST", node)
+    launcher = bed.launcher()
+    launcher.submit(bed.unit(launcher, "engine-0", WAITER))
+    bed.until(bed.processes)
+    alone = bed.launcher(local={"allocation": False})
+    assert alone.place(bed.plan(), "engine-1").hosts == ("127.0.0.1",)
+    cluster.run("login", "scancel", job)
+    bed.until(lambda: not launcher.status()["engine-0"].alive)
+    launcher.cancel("engine-0", kill=True)
+    bed.until(lambda: "CO" not in cluster.state(job))
+    with pytest.raises(LemnosError, match=f"the allocation {job} is over"):
+        launcher.place(bed.plan(), "engine-0")
+    assert launcher.sweep() == 0
+    assert not bed.processes()
+
+
 @pytest.fixture(scope="module")
 def pbs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakePbs]:
     nodes = ["127.0.0.2", "127.0.0.3"]  # none is the machine that we are on

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from lemnos.errors import LemnosError
@@ -12,8 +14,10 @@ from lemnos.launchers.allocation import (
     detect,
     hostnames,
     is_here,
+    is_over,
     question,
 )
+from lemnos.transport.base import Done
 
 # As salloc of 22.05 gave it on the testbed; GPUs by --gres are in no variable.
 SALLOC = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NNODES": "2"}
@@ -80,6 +84,26 @@ def test_lists_of_hosts() -> None:
 
 def test_schedulers_and_machines_know_names_short_and_whole() -> None:
     assert is_here("n1", "n1.cluster.example") and not is_here("n1", "n10")
+
+
+@pytest.mark.parametrize(
+    ("kind", "done", "over"),
+    [
+        ("slurm", Done(0, "RUNNING\n", ""), False),
+        ("slurm", Done(0, "COMPLETING\n", ""), True),
+        ("slurm", Done(0, "", ""), True),
+        ("slurm", Done(1, "", "slurm_load_jobs error: Invalid job id specified"), True),
+        ("slurm", Done(1, "", "slurm_load_jobs error: Unable to contact slurm controller"), False),
+        ("pbs", Done(0, "12.pbs  x  ada  0 R workq", ""), False),
+        ("pbs", Done(35, "", "qstat: 12.pbs Job has finished, use -x or -H to obtain it"), True),
+        ("pbs", Done(153, "", "qstat: Unknown Job Id 12.pbs"), True),
+        ("pbs", Done(255, "", "qstat: cannot connect to server pbs (errno=111)"), False),
+    ],
+)  # fmt: skip
+def test_only_its_scheduler_says_that_it_is_over(
+    kind: Literal["slurm", "pbs"], done: Done, over: bool
+) -> None:
+    assert is_over(Allocation(kind=kind, id="12", hosts=("n1",)), done) is over
 
 
 def test_a_step_is_given_its_share_anew() -> None:
