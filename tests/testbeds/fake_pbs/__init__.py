@@ -36,7 +36,11 @@ class FakePbs:
     def run(self, program: str, *argv: str) -> subprocess.CompletedProcess[str]:
         """One of its commands, as a user runs it."""
         return subprocess.run(
-            [self.bin / program, *argv], capture_output=True, text=True, check=False
+            [self.bin / program, *argv],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.directory,  # where jobs leave what they print
         )
 
     def jobs(self) -> dict[str, Any]:
