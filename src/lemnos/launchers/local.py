@@ -149,7 +149,14 @@ class Local:
         self._remove_containers(units, but=self._others.silent)
         self._drop_forwards()
         if not self._others.allocation or units:
-            found += self._others.sweep()
+            try:
+                found += self._others.sweep()
+            except LemnosError as error:
+                raise LemnosError(
+                    f"{error.what}; what runs there is not ended",
+                    where=error.where,
+                    fix="`lemnos down` again when it answers, or `lemnos down --forget` if it never will",
+                ) from None
         self._papers.clear()
         return found
 
