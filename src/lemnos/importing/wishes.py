@@ -72,7 +72,7 @@ def common_of(
         "NCCL_DEBUG": nccl.debug,
     }
     memory = slurm.mem_per_gpu
-    if memory and memory.isdigit():  # Slurm's own unit
+    if memory and memory.isdecimal():  # Slurm's own unit
         memory = f"{memory}M"
     spec = {
         "engine": "vllm",
@@ -235,7 +235,7 @@ def time_of(written: Written, notes: list[Note], *keys: str) -> str | None:
         why = "there is no limit to write: the partition's own holds, and jobs are chained"
         notes.append(note(written, "changed", why, *keys))
         return None
-    if text.isdigit():
+    if text.isdecimal():
         why = f"{text} are minutes, as Slurm reads a number alone"
         notes.append(note(written, "told", why, *keys))
         text = f"{text}m"

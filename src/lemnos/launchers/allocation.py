@@ -49,7 +49,7 @@ def detect(
             hosts=hostnames(env["SLURM_JOB_NODELIST"]),
             gpus_per_host=_count(env.get("SLURM_GPUS_ON_NODE") or env.get("SLURM_GPUS_PER_NODE")),
             devices=devices,
-            ends_at=float(end) if end.isdigit() else None,
+            ends_at=float(end) if end.isdecimal() else None,
         )  # fmt: skip
     if (job := env.get("PBS_JOBID")) and (path := env.get("PBS_NODEFILE")):
         hosts = tuple(dict.fromkeys((read(path) or "").split()))
@@ -139,7 +139,7 @@ def _expanded(part: str) -> list[str]:
     found = []
     for piece in match[1].split(","):
         first, dash, last = piece.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise LemnosError(f"'{part}' is no list of hosts", where="SLURM_JOB_NODELIST")  # fmt: skip
         for number in range(int(first), int(last or first) + 1):
             name = f"{part[: match.start()]}{number:0{len(first)}d}"

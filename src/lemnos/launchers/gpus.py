@@ -25,10 +25,10 @@ def allowed(
         seen = []
         for word in (part.strip() for part in visible.split(",")):
             if not word or (
-                word.isdigit() and int(word) not in {g.index for g in gpus}
+                word.isdecimal() and int(word) not in {g.index for g in gpus}
             ):
                 break
-            if not word.isdigit() and not word.startswith(("GPU-", "MIG-")):
+            if not word.isdecimal() and not word.startswith(("GPU-", "MIG-")):
                 break
             seen.append(word)
     if not wanted:

@@ -195,7 +195,7 @@ def _ended(how: str, code: str) -> str:
         return ""
     if how == "rebooted":
         return "ended as its host was started anew"
-    if not code.isdigit():
+    if not code.isdecimal():
         return "ended (nobody saw how)"
     number = int(code)
     if number > 128:

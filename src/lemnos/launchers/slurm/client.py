@@ -75,7 +75,7 @@ class Client:
         """The user's name; empty where nobody keeps accounts."""
         words = ("--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State")  # fmt: skip
         _, _, uid = self._optional("sacct", *words).out.partition("CANCELLED by ")
-        if not uid.strip().isdigit():
+        if not uid.strip().isdecimal():
             return ""
         entry = self._transport.run("getent", "passwd", uid.strip()).out
         return entry.partition(":")[0] or f"user {uid.strip()}"
@@ -107,4 +107,4 @@ def id_of(said: str) -> int | None:
     """The job's number in what ``sbatch --parsable`` printed (``12``, ``12;cluster``)."""
     lines = said.strip().splitlines()
     word = lines[-1].partition(";")[0].strip() if lines else ""
-    return int(word) if word.isdigit() else None
+    return int(word) if word.isdecimal() else None

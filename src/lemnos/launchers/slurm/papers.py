@@ -76,7 +76,7 @@ class Papers(Value):
     def how_ended(self, job: int, attempt: int) -> str:
         """Which of its processes ended first, and how; empty: none has."""
         code, _, name = _after(self.ended, job, attempt).partition(" ")
-        return f"{name} {code_in_words(int(code))}" if code.isdigit() else ""
+        return f"{name} {code_in_words(int(code))}" if code.isdecimal() else ""
 
 
 def read(transport: Transport, units: str) -> dict[str, Papers]:
@@ -99,7 +99,7 @@ def parse(text: str, units: str) -> dict[str, Papers]:
             with contextlib.suppress(ValidationError):
                 here = Registration.model_validate_json(content)
                 found.setdefault(unit, {})["here"] = here
-        elif name in ("job", "cancelled") and content.strip().isdigit():
+        elif name in ("job", "cancelled") and content.strip().isdecimal():
             found.setdefault(unit, {})[name] = int(content)
         elif name in ("leaving", "ended"):
             found.setdefault(unit, {})[name] = content

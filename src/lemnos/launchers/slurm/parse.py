@@ -101,16 +101,16 @@ def jobs_of_plain(text: str) -> list[SlurmJob]:
     found = []
     for line in text.splitlines():
         parts = line.split("|", len(JOB_FIELDS) - 1)
-        if len(parts) < len(JOB_FIELDS) or not parts[0].strip().isdigit():
+        if len(parts) < len(JOB_FIELDS) or not parts[0].strip().isdecimal():
             continue  # the rest of somebody's comment over several lines
         values = [part.strip() for part in parts]
-        status = int(values[4]) if values[4].isdigit() else 0
+        status = int(values[4]) if values[4].isdecimal() else 0
         found.append(
             SlurmJob(
                 id=int(values[0]),
                 states=(values[1].upper(),),
                 reason=values[2].strip("()"),
-                restarts=int(values[3]) if values[3].isdigit() else 0,
+                restarts=int(values[3]) if values[3].isdecimal() else 0,
                 code=status >> 8,
                 signal=status & 0x7F or None,
                 submitted=_time(values[5]) or 0.0,
@@ -285,7 +285,7 @@ def _number(value: Any) -> Any:
 
 def _time(text: str) -> float | None:
     """Epoch seconds, or a time without a zone where SLURM_TIME_FORMAT is not followed."""
-    if text.isdigit():
+    if text.isdecimal():
         return float(text) or None
     try:
         return datetime.fromisoformat(text).timestamp()

@@ -150,7 +150,7 @@ def _cpus(spec: SlurmSpec, unit: Unit) -> list[tuple[str, object]]:
     if cpus is None and not gpus and not spec.exclusive:
         # Engines of the CPU say how many threads they take; Slurm would give them one core.
         threads = unit.jobs[0].command.env.get("OMP_NUM_THREADS", "")
-        cpus = int(threads) if threads.isdigit() and int(threads) else None
+        cpus = int(threads) if threads.isdecimal() and int(threads) else None
     return [("cpus-per-task", cpus)] if cpus else []
 
 

@@ -105,7 +105,7 @@ class Manager:
         if self._checked:
             return
         first = self.control("--version").out.split()
-        version = next((word for word in first if word.isdigit()), "0")
+        version = next((word for word in first if word.isdecimal()), "0")
         if int(version) < OLDEST:
             raise LemnosError(
                 f"systemd {version} is too old: {OLDEST} is the oldest that lemnos knows",

@@ -123,7 +123,7 @@ def _signal(number: int) -> str:
 
 
 def _number(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else 0
+    return int(text) if text and text.isdecimal() else 0
 
 
 @functools.cache
