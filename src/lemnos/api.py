@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,7 @@ def deployment_spec(
     ``via``, ``ready_timeout_s``, and ``settings``, a list of any keys: ``["slurm.partition=gpu"]``.
     Raises UsageError when something cannot be right.
     """
-    if isinstance(model, str | Path) and Path(model).exists():
+    if isinstance(model, str | Path) and os.path.exists(model):
         from lemnos.importing.writing import default_spec
 
         model = default_spec(Path(model)) or model

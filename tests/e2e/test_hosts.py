@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,16 +66,13 @@ def test_two_replicas_on_two_hosts_and_down_leaves_nothing(
     assert again["already_up"]
     life.run("down")
     for host in ("desk", "n1", "n2"):
-        until(
-            lambda: (
-                not [
-                    p
-                    for p in boxes.processes(host)
-                    if "-m lemnos" in p or "run.sh" in p
-                ]
-            )
-        )  # noqa: B023
+        until(functools.partial(_is_clean, boxes, host))
     assert files_left(life.home) == []
+
+
+def _is_clean(boxes: Hosts, host: str) -> bool:
+    found = boxes.processes(host)
+    return not [p for p in found if "-m lemnos" in p or "run.sh" in p]
 
 
 def test_when_a_host_dies_its_replica_comes_back_on_the_other(

@@ -70,7 +70,7 @@ def test_past_the_time_limit_without_a_failed_request(
     with life.load(found["url"]) as told:
         until(lambda: len(served(life)) > 2, within_s=150)
     assert failed(told) == []
-    assert len({who for _, who in told}) > 2
+    assert len({who for _, who in told}) >= 2, "nothing was handed over"
     assert life.report("ps")[0]["restarts"] == 0
 
 

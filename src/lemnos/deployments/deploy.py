@@ -358,7 +358,9 @@ def _take_down(store: Store, name: str, *, drain: bool, failed: bool = False) ->
     row = store.deployment(name)
     try:
         store.update(name, desired="stopped")
-    except LemnosError:  # a full disk: all is ended nevertheless; the row goes when there is room
+    except (
+        LemnosError
+    ):  # a full disk: all is ended nevertheless; the row goes when there is room
         if supervisor_alive(row):
             _kill_supervisor(row)
         _sweep(store, row, name)
