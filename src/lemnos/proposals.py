@@ -6,6 +6,7 @@ Apart from ``lemnos.api`` because a plan needs nothing that runs: it is quick to
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,11 @@ def for_gpus(
     text = str(model or "")
     if not text or file or text.endswith((".gguf", ".yaml", ".yml")):
         return False
-    path = Path(text).expanduser()
-    if known_named(text) or (path.is_dir() and (path / "config.json").exists()):
+    path = os.path.expanduser(text)  # os.path takes names that are too long for a file
+    if known_named(text) or os.path.exists(os.path.join(path, "config.json")):
         return True
-    if path.exists():
-        return path.name == "config.json"
+    if os.path.exists(path):
+        return os.path.basename(path) == "config.json"
     try:
         source = parse_source(text)
     except UsageError:
