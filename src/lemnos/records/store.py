@@ -13,17 +13,21 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from pydantic import ValidationError
 
 from lemnos import paths
 from lemnos.errors import LemnosError, UsageError, near
+from lemnos.spec.base import Value
 from lemnos.spec.plan import Plan
 from lemnos.spec.record import Record
 from lemnos.spec.status import Event, FailureSeen, Phase
 
 SCHEMA_VERSION = 2
+
+V = TypeVar("V", bound=Value)
 
 _tables = sa.MetaData()
 
@@ -219,12 +223,16 @@ class Store:
 
     def revision_plan(self, name: str, revision: int) -> tuple[Plan, float]:
         """A revision's plan and when it was made. Raises UsageError where there is none."""
-        for row in self.revisions(name):
-            if row["revision"] == revision:
-                return _plan(row["plan"]), float(row["created"])
-        raise UsageError(
-            f"'{name}' has no revision {revision}", fix=f"lemnos history {name}"
+        query = sa.select(_revisions.c.plan, _revisions.c.created).where(
+            _revisions.c.name == name, _revisions.c.revision == revision
         )
+        with self._transaction() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise UsageError(
+                f"'{name}' has no revision {revision}", fix=f"lemnos history {name}"
+            )
+        return _plan(row.plan), float(row.created)
 
     def revisions(self, name: str) -> list[dict[str, Any]]:
         """Every revision of ``name``, oldest first: its columns."""
@@ -338,15 +346,8 @@ def _from_version_1(connection: sa.Connection) -> None:
 
 
 def _plan(text: str) -> Plan:
-    from pydantic import ValidationError
-
-    try:
-        return Plan.model_validate_json(text)
-    except ValidationError as error:
-        raise LemnosError(
-            f"a revision's plan cannot be read: {error.errors()[0]['msg']}",
-            fix="it was written by another version of lemnos: `lemnos up` with the spec makes a new one",
-        ) from None
+    fix = "it was written by another version of lemnos: `lemnos up` with the spec makes a new one"
+    return _read(Plan, text, "a revision's plan", fix)
 
 
 def new_record_id(now: float) -> str:
@@ -355,12 +356,14 @@ def new_record_id(now: float) -> str:
 
 
 def _record(text: str) -> Record:
-    from pydantic import ValidationError
+    fix = "it was written by another version of lemnos; use that version to read it"
+    return _read(Record, text, "a record", fix)
 
+
+def _read(kind: type[V], text: str, what: str, fix: str) -> V:
+    """A stored document. Raises LemnosError for one that this version cannot read."""
     try:
-        return Record.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
-        raise LemnosError(
-            f"a record cannot be read: {error.errors()[0]['msg']}",
-            fix="it was written by another version of lemnos; use that version to read it",
-        ) from None
+        why = error.errors()[0]["msg"]
+        raise LemnosError(f"{what} cannot be read: {why}", fix=fix) from None
