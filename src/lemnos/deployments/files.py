@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lemnos import paths
+from lemnos.launchers import logs
+from lemnos.transport.here import Here
 from lemnos.wire.redact import redact
 
 _ERROR = re.compile(
@@ -147,14 +149,8 @@ def telling(lines: list[str], most: int = 20) -> list[str]:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last ``count`` lines of a log, reading at most its last 256 KiB; none if it is not there."""
-    try:
-        with path.open("rb") as handle:
-            handle.seek(max(0, path.stat().st_size - 256 * 1024))
-            text = handle.read().decode(errors="replace")
-            return redact(text).splitlines()[-count:]
-    except FileNotFoundError:
-        return []
+    """The last ``count`` lines of a log of this machine, without keys; none if it is not there."""
+    return logs.last_lines(Here(), str(path), count)
 
 
 def this_run(lines: list[str]) -> list[str]:

@@ -25,7 +25,12 @@ def logs_of(unit: Unit) -> tuple[LogFile, ...]:
 
 def last_of(transport: Transport, log: LogFile, lines: int) -> list[str]:
     """The last ``lines`` lines of ``log``, without keys; none if it is not there."""
-    data = transport.read(log.path, last=MOST)
+    return last_lines(transport, log.path, lines)
+
+
+def last_lines(transport: Transport, path: str, lines: int) -> list[str]:
+    """The same of the file at ``path``."""
+    data = transport.read(path, last=MOST)
     if not data:
         return []
     return redact(data.decode(errors="replace")).splitlines()[-lines:]
