@@ -38,7 +38,6 @@ class Fleet:
         self._revisions: dict[str, int] = {}
         self.seen: dict[str, UnitStatus] = {}
         """As the last look found them."""
-        self.published: dict[str, str] = {}
 
     def plan(self, revision: int) -> Plan:
         """A revision's plan. Raises LemnosError where there is none."""

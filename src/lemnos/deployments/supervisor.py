@@ -53,7 +53,7 @@ TROUBLE_S = 2.0
 GIVE_UP_S = 15.0
 """A first start ends after so much trouble, since somebody waits; what serves goes on however long it lasts."""
 CHORES_S = 10.0
-"""Between looks at logs' sizes and key files."""
+"""Between looks at the logs' sizes, and at the queue."""
 QUEUE_S = 300.0
 """Between questions to a scheduler how long its queue is."""
 LOG_LIMIT = 64 * 1024**2
@@ -279,7 +279,6 @@ class Supervisor:
             created=self._fleet.created(revision),
         )
         targets.write_table(self._files.targets, table)
-        self._fleet.published = urls
 
     def _ask_for_numbers(self, spec: DeploymentSpec) -> None:
         """Open requests while somebody drains; waiting ones where they decide how many replicas there are."""

@@ -11,10 +11,6 @@ from lemnos.spec.plan import Plan
 class Phase(StrEnum):
     """Where a deployment is in its life."""
 
-    planning = "planning"
-    """The model and the machines are looked at."""
-    pulling = "pulling"
-    """The model is fetched."""
     launching = "launching"
     """Jobs are started or queued; not every replica has answered a completion yet."""
     routing = "routing"
