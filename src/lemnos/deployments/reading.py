@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lemnos.deployments.files import Files, Tail, last_lines
-from lemnos.deployments.state import GATEWAY
+from lemnos.deployments.state import GATEWAY, State
 from lemnos.deployments.status import state_of, unknown
 from lemnos.deployments.units import GATEWAY_ROOMS, launcher_of
 from lemnos.errors import LemnosError, UsageError
@@ -33,9 +33,18 @@ def read_logs(
     first replica that serves. Several logs have their job's name before each line. Logs are there
     after ``down``, too. Raises UsageError with what there is where nothing fits.
     """
-    found = logs_of(name)
-    chosen = _chosen(found, name, job, role, node)
-    launcher = _remote(name)
+    store = Store()
+    row = store.deployment(name)
+    state = state_of(row) if row else None
+    found = _logs_of(name, store, state)
+    if not found and row:
+        raise LemnosError(
+            f"'{name}' has no log", where=str(Files.named(name).directory)
+        )
+    if not found:
+        raise unknown(name)
+    chosen = _chosen(found, name, job or _default(found, state, role, node), role, node)
+    launcher = _remote(store, name, int(row["revision"])) if row else None
     several = len(chosen) > 1
     tails = {log.job: Tail(Path(log.path)) for log in chosen}
     for log in chosen:
@@ -48,7 +57,7 @@ def read_logs(
         time.sleep(poll_s)
 
 
-def logs_of(name: str) -> list[LogFile]:
+def _logs_of(name: str, store: Store, state: State | None) -> list[LogFile]:
     """Every log of the deployment, as far as its launchers and its directory know."""
     files = Files.named(Path(name).name)
     found: dict[str, LogFile] = {}
@@ -58,25 +67,19 @@ def logs_of(name: str) -> list[LogFile]:
             found[path.stem] = LogFile(
                 job=path.stem, role=role, host="", path=str(path)
             )
-    row = Store().deployment(name)
-    state = state_of(row) if row else None
-    for job in state.jobs if state else ():
-        if job.revision:
-            with contextlib.suppress(LemnosError):
-                plan, _ = Store().revision_plan(name, job.revision)
-                found |= {log.job: log for log in launcher_of(plan).logs(job.name)}
-    if not found and row:
-        raise LemnosError(f"'{name}' has no log", where=str(files.directory))
-    if not found:
-        raise unknown(name)
+    jobs = [job for job in (state.jobs if state else ()) if job.revision]
+    for revision in {job.revision for job in jobs}:
+        with contextlib.suppress(LemnosError):
+            launcher = launcher_of(store.revision_plan(name, revision)[0])
+            for job in jobs:
+                if job.revision == revision:
+                    found |= {log.job: log for log in launcher.logs(job.name)}
     return list(found.values())
 
 
 def _chosen(
     found: list[LogFile], name: str, job: str | None, role: str | None, node: str | None
 ) -> list[LogFile]:
-    if not (job or role or node):
-        job = _first(found, name)
     fitting = [
         log
         for log in found
@@ -93,10 +96,12 @@ def _chosen(
     raise UsageError(f"'{name}' has no log of '{asked}'", fix=f"there are: {there}")
 
 
-def _first(found: list[LogFile], name: str) -> str:
+def _default(
+    found: list[LogFile], state: State | None, role: str | None, node: str | None
+) -> str | None:
     """The job to show when nobody said which: the first replica that serves, else the newest."""
-    row = Store().deployment(name)
-    state = state_of(row) if row else None
+    if role or node:
+        return None
     names = [log.job for log in found]
     if state and state.published and state.published[0] in names:
         return state.published[0]
@@ -106,12 +111,9 @@ def _first(found: list[LogFile], name: str) -> str:
     )
 
 
-def _remote(name: str) -> Launcher | None:
+def _remote(store: Store, name: str, revision: int) -> Launcher | None:
     """The launcher, where the logs are on another machine."""
-    row = Store().deployment(name)
-    if row is None:
-        return None
-    plan, _ = Store().revision_plan(name, int(row["revision"]))
+    plan, _ = store.revision_plan(name, revision)
     spec = plan.spec
     if spec.via or spec.local.hosts and spec.on in GATEWAY_ROOMS:
         return launcher_of(plan)
