@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,8 +14,10 @@ from lemnos.errors import UsageError
 
 if TYPE_CHECKING:
     from lemnos.queues.ranking import QueuedPlans
+    from lemnos.spec.deployment import DeploymentSpec
     from lemnos.spec.proposal import Proposal, Proposals
 
+T = TypeVar("T")
 SHOWN_PLANS, SHOWN_REJECTED = 6, 8
 BAR = 60
 """Characters of the memory bar."""
@@ -222,14 +225,31 @@ def plan(
         revision=revision,
         **pinned,
     )
-    if save and found.plans:
-        lemnos.save_spec(save, lemnos.planned_spec(found))
+    finish(
+        found, bool(found.plans), lemnos.planned_spec, _show, save=save, as_json=as_json
+    )
+
+
+def finish(
+    found: T,
+    works: bool,
+    spec_of: Callable[[T], DeploymentSpec],
+    show: Callable[[T], None],
+    *,
+    save: Path | None,
+    as_json: bool,
+) -> None:
+    """Write the chosen plan to ``save``, show what was found, and leave with 1 where nothing works."""
+    import lemnos
+
+    if save and works:
+        lemnos.save_spec(save, spec_of(found))
         err().print(f"wrote {save}", markup=False)
     if as_json:
         print_json(found)
     else:
-        _show(found)
-    if not found.plans:
+        show(found)
+    if not works:
         raise typer.Exit(1)
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 import lemnos
 from lemnos.cli.output import err, out, print_json, table
-from lemnos.cli.plan import figure, show_chosen, show_rejected
+from lemnos.cli.plan import figure, finish, show_chosen, show_rejected
 from lemnos.errors import UsageError
 from lemnos.queues.ranking import tokens_per_s
 from lemnos.queues.words import length, when
@@ -45,15 +43,14 @@ def plan_in_room(
     found = lemnos.queued_plans(
         spec, cluster, trust_headers=trust_headers, calibrate=calibrate, **asked
     )
-    if save and found.startable:
-        lemnos.save_spec(save, lemnos.queued_spec(found))
-        err().print(f"wrote {save}", markup=False)
-    if as_json:
-        print_json(found)
-    else:
-        _show(found)
-    if not found.startable:
-        raise typer.Exit(1)
+    finish(
+        found,
+        bool(found.startable),
+        lemnos.queued_spec,
+        _show,
+        save=save,
+        as_json=as_json,
+    )
 
 
 def _for_gpus(spec: DeploymentSpec, cluster: str | None) -> bool:
