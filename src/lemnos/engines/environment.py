@@ -9,9 +9,9 @@ from lemnos.spec.place import Place
 def reach(place: Place) -> str:
     """The address that the API binds: loopback, or the fabric's where the gateway is elsewhere.
 
-    Never all interfaces: an engine's port is not for clients.
+    Never all interfaces, but for a pod's own: an engine's port is not for clients.
     """
-    return place.hosts[0]
+    return place.bind or place.hosts[0]
 
 
 def links_of(place: Place, layout: Layout) -> dict[str, str]:

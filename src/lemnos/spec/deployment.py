@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from lemnos.spec.base import Value
+from lemnos.spec.clusters import KubernetesSpec, RaySpec
 from lemnos.spec.document import SPEC_VERSION
 from lemnos.spec.endpoint import CloudSpec, check_policy, is_loopback
 from lemnos.spec.proposal import EngineVersion, Proposal
@@ -149,11 +150,13 @@ class DeploymentSpec(Value):
     plan: Proposal | None = None
     """What ``lemnos plan --save`` chose: layout and settings are taken from it."""
     on: Word = "local"
-    """The launcher: local, systemd, slurm, pbs, or one that a package adds."""
+    """The launcher: local, systemd, slurm, pbs, ray, kubernetes, or one that a package adds."""
     local: LocalSpec = LocalSpec()
     systemd: SystemdSpec = SystemdSpec()
     slurm: SlurmSpec = SlurmSpec()
     pbs: PbsSpec = PbsSpec()
+    ray: RaySpec = RaySpec()
+    kubernetes: KubernetesSpec = KubernetesSpec()
     launcher_args: Args = {}
     """For a launcher that a package adds."""
     via: Word | None = None

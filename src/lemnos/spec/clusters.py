@@ -1,0 +1,154 @@
+"""Rooms with a control plane: what a person writes for Ray and for Kubernetes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lemnos.spec.base import Value
+from lemnos.spec.rooms import Line, Word
+
+Port = Annotated[int, Field(ge=1024, le=65535)]
+
+
+class RaySpec(Value):
+    """A Ray cluster: one that is there, or one that lemnos starts on hosts and ends with ``down``."""
+
+    address: Line | None = None
+    """The dashboard of a cluster that is there: ``http://10.0.0.1:8265``."""
+    hosts: tuple[Word, ...] = ()
+    """Or the hosts to start one on, as the user's ssh_config knows them; the head first."""
+    token_file: Line | None = None
+    """The file, on this machine, with the token that a cluster with RAY_AUTH_MODE=token demands."""
+    port: Port = 6379
+    """Of the head's control store (GCS)."""
+    dashboard_port: Port = 8265
+    """On the head's own loopback: whoever reaches it can run anything there."""
+    first_port: Port = 21_000
+    """The first of the ports that Ray's own processes and its workers listen on, on every host."""
+    cpus: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """That a replica takes on each host; the engine's GPUs alone, or its threads, by default."""
+    resources: dict[Word, Annotated[float, Field(gt=0)]] = {}
+    """Custom resources that each host of a replica must have: ``{h200: 1}``."""
+    executor: Literal["ray", "engine"] = "ray"
+    """vLLM over several hosts: through Ray's actors, or by its own processes, which Ray places."""
+
+    @model_validator(mode="after")
+    def _one_cluster(self) -> RaySpec:
+        if self.address and self.hosts:
+            raise ValueError(
+                "address joins a cluster and hosts start one: give one of them"
+            )
+        return self
+
+
+class Toleration(Value):
+    """Of a node's taint; any value without one."""
+
+    key: Line
+    value: Line | None = None
+    effect: Literal["NoSchedule", "NoExecute", "PreferNoSchedule"] | None = None
+
+
+class WeightsSpec(Value):
+    """Where pods find the model's files. Neither: a claim that lemnos makes, filled by a Job."""
+
+    claim: Word | None = None
+    """A PersistentVolumeClaim that is there; what it lacks is pulled into it."""
+    host_path: Line | None = None
+    """A directory of every GPU node: ``/data/models``."""
+    path: Line | None = None
+    """Below the volume, where the model is already: nothing is pulled then."""
+    size: Word | None = None
+    """Of the claim that lemnos makes: ``500Gi``; by default the model's, and a tenth more."""
+    storage_class: Word | None = None
+    access: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
+    token_secret: Word | None = None
+    """The Secret whose key ``token`` is the hub's, for gated models."""
+
+    @model_validator(mode="after")
+    def _one_volume(self) -> WeightsSpec:
+        if self.claim and self.host_path:
+            raise ValueError("claim and host_path are two volumes: give one of them")
+        return self
+
+
+class ExposeSpec(Value):
+    """How the gateway is reached from outside the cluster; it needs ``kubernetes.gateway_image``."""
+
+    host: Line
+    """``llm.example.org``."""
+    by: Literal["ingress", "httproute"] = "ingress"
+    ingress_class: Word | None = None
+    tls_secret: Word | None = None
+    """The Secret with the certificate, for an Ingress."""
+    gateway: Line | None = None
+    """The Gateway that an HTTPRoute belongs to: ``NAME`` or ``NAMESPACE/NAME``."""
+
+    @model_validator(mode="after")
+    def _parent(self) -> ExposeSpec:
+        if (self.by == "httproute") != bool(self.gateway):
+            raise ValueError("an HTTPRoute belongs to a gateway: give both, or neither")
+        return self
+
+
+class KubernetesSpec(Value):
+    """A namespace of a cluster, through the user's own kubectl."""
+
+    context: Line | None = None
+    """Of the kubeconfig; its current one by default."""
+    kubeconfig: Line | None = None
+    namespace: Word | None = None
+    """The context's by default."""
+    kind: Literal["auto", "deployment", "leaderworkerset", "dynamo", "raycluster"] = (
+        "auto"
+    )
+    """What a replica is: a Deployment on one node, a LeaderWorkerSet over several, Dynamo's graph for
+    engine: dynamo; a RayCluster where asked for."""
+    weights: WeightsSpec = WeightsSpec()
+    node_selector: dict[Line, Line] = {}
+    """By default the label that tells the plan's GPU, as the cluster's nodes have it."""
+    tolerations: tuple[Toleration, ...] = ()
+    """By default those of the nodes that have the plan's GPU."""
+    gpu_resource: Line = "nvidia.com/gpu"
+    gpus_per_node: Annotated[int, Field(ge=0, le=1024)] | None = None
+    """The plan's by default."""
+    cpus: Word | None = None
+    """That a pod asks for."""
+    memory: Word | None = None
+    """``400Gi``: what a pod may take; needed where a quota wants it."""
+    shared_memory: Word = "16Gi"
+    """Of /dev/shm, in which ranks meet."""
+    runtime_class: Word | None = None
+    service_account: Word | None = None
+    pull_secrets: tuple[Word, ...] = ()
+    """For the images."""
+    priority_class: Word | None = None
+    cache_host_path: Line | None = None
+    """A directory of the nodes for what engines compile; gone with the pod by default."""
+    gateway_image: Line | None = None
+    """An image with lemnos in it (the Containerfile makes one): the gateway is a Deployment then. None:
+    it runs where ``lemnos up`` was called."""
+    gateway_replicas: Annotated[int, Field(ge=1, le=100)] = 2
+    expose: ExposeSpec | None = None
+    autoscale: Literal["hpa", "keda"] = "hpa"
+    """What scales with ``scale:``, by the engines' waiting requests."""
+    prometheus: Line | None = None
+    """Where KEDA asks: ``http://prometheus.monitoring:9090``."""
+    monitor: bool = False
+    """A ServiceMonitor for the Prometheus operator."""
+    network_policy: bool = True
+    """Engines are reached by the gateway and each other alone."""
+    client_namespaces: tuple[Word, ...] = ()
+    """That may reach the gateway; none: every one."""
+
+    @model_validator(mode="after")
+    def _needs_gateway(self) -> KubernetesSpec:
+        if self.expose and not self.gateway_image:
+            raise ValueError(
+                "expose needs gateway_image: it is the gateway that is exposed"
+            )
+        if self.autoscale == "keda" and not self.prometheus:
+            raise ValueError("autoscale: keda needs prometheus: it asks there")
+        return self
