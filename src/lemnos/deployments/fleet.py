@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Sequence
 
 from lemnos.deployments.files import Files
 from lemnos.deployments.state import GATEWAY, Rollout, State
@@ -16,11 +17,12 @@ from lemnos.deployments.units import (
 from lemnos.engines.base import engine_named
 from lemnos.errors import LemnosError
 from lemnos.hardware.host import probe_host
-from lemnos.launchers.base import Launcher
+from lemnos.launchers.base import GatewayRoom, Launcher
 from lemnos.launchers.processes import Processes
 from lemnos.launchers.shape import shape_of
 from lemnos.records.store import Store
 from lemnos.spec.plan import Plan
+from lemnos.spec.targets import TargetTable
 from lemnos.spec.unit import Room, Unit, UnitStatus
 
 
@@ -131,6 +133,24 @@ class Fleet:
             ]
         except LemnosError:
             return []
+
+    def publish(self, table: TargetTable) -> None:
+        """Hand the table to a gateway that cannot read this machine's file."""
+        if isinstance(self._gateway, GatewayRoom):
+            self._gateway.publish(table.model_dump_json(indent=1))
+
+    def reached(self, names: Sequence[str]) -> dict[str, str]:
+        """name -> URL, as the gateway reaches those replicas that have said where they are."""
+        seen = {n: self.seen[n] for n in names if n in self.seen}
+        inner = isinstance(self._gateway, GatewayRoom)
+        urls = {n: (u.inner_url if inner else u.url) for n, u in seen.items()}
+        return {name: url for name, url in urls.items() if url}
+
+    def key_file(self) -> str:
+        """The engines' key, where the gateway reads it."""
+        if isinstance(self._gateway, GatewayRoom):
+            return self._gateway.key_file
+        return str(self._files.engine_key)
 
     def rollout(self, revision: int, state: State) -> Rollout:
         """How the wanted revision would be started: beside the one that serves, where there is room."""

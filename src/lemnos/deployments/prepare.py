@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from lemnos.deployments.files import Files
+from lemnos.deployments.in_pods import in_a_pod, is_in_pods
 from lemnos.deployments.prepare_gpu import GPU_ENGINES, places_of, plan_on_gpus
 from lemnos.deployments.units import (
     gateway_launcher,
@@ -40,7 +41,8 @@ def make_plan(spec: DeploymentSpec, progress: Progress) -> Plan:
     engine_named(spec.engine or "llamacpp")  # before anything is downloaded
     registry.maker(spec.on)
     if spec.engine in GPU_ENGINES:
-        return plan_on_gpus(spec, pull_with=None if spec.via else progress)
+        far = bool(spec.via) or is_in_pods(spec)
+        return plan_on_gpus(spec, pull_with=None if far else progress)
     host = probe_host()
     model = pull(spec.model, progress)
     return plan_for(spec, model, model_facts(model), host)
@@ -111,10 +113,10 @@ def plan_for(
     if given:  # the job's cores, not the login node's
         host = host.model_copy(update={"cores": given})
     plan = plan_llamacpp(name, spec, model, facts, host, engine.version())
-    if not spec.venv:
-        return plan
-    python = f"{spec.venv.rstrip('/')}/bin/python"
-    return plan.model_copy(update={"program": (python,)})
+    if spec.venv:
+        python = f"{spec.venv.rstrip('/')}/bin/python"
+        plan = plan.model_copy(update={"program": (python,)})
+    return in_a_pod(plan) if is_in_pods(spec) else plan
 
 
 def units_of(plan: Plan) -> list[Unit]:

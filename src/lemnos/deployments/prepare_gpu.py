@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from lemnos import paths
+from lemnos.deployments.in_pods import is_in_pods, model_in_a_pod
 from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware.catalogue import gpu_kind
 from lemnos.models.describe import describe
@@ -55,9 +56,13 @@ def plan_on_gpus(spec: DeploymentSpec, pull_with: Progress | None = None) -> Pla
     if pull_with:
         _check_program(spec, engine, version, program)
         pull(spec.model, pull_with)
-    model = _model(spec)
-    source = proposal.source if _is_elsewhere(spec) else spec.model.source
+    model = None if is_in_pods(spec) else _model(spec)
+    there = _is_elsewhere(spec) or (is_in_pods(spec) and spec.kubernetes.weights.path)
+    source = proposal.source if there else spec.model.source
     described = describe(source, trust_headers=True)[0]
+    if model is None:
+        size = round(described.architecture.checkpoint_bytes)
+        model = model_in_a_pod(spec, str(resolve(spec.model)), size)
     backend = engine if engine != "dynamo" else f"dynamo.{proposal.engine}"
     quirks = quirks_for(backend, version, model.name, described.architecture)
     overlaid: tuple[str, ...] = ()
@@ -67,7 +72,7 @@ def plan_on_gpus(spec: DeploymentSpec, pull_with: Progress | None = None) -> Pla
         )
         model = model.model_copy(update={"path": str(made)})
     else:
-        model, overlaid = _overlaid(model, quirks)
+        model, overlaid = _overlaid(spec, model, quirks)
     return Plan(
         name=spec.name or name_from(spec.model.served_name or model.name),
         spec=spec,
@@ -82,13 +87,17 @@ def plan_on_gpus(spec: DeploymentSpec, pull_with: Progress | None = None) -> Pla
     )
 
 
-def _overlaid(model: LocalModel, quirks: Quirks) -> tuple[LocalModel, tuple[str, ...]]:
+def _overlaid(
+    spec: DeploymentSpec, model: LocalModel, quirks: Quirks
+) -> tuple[LocalModel, tuple[str, ...]]:
     """The model as the engine is given it, and what is different there; nothing is made yet.
 
     A hub's model that is not here is told about, and changed once it is.
     """
-    if not model.path.startswith("/"):
+    if is_in_pods(spec) or not model.path.startswith("/"):
         later = "once the model is here, in a copy of the file"
+        if is_in_pods(spec):
+            later = "on the volume, by you"
         return model, tuple(
             f"{each.file} gets what it lacks of {each.missing} {later} ({each.name}): {each.why}"
             for each in quirks.overlays
@@ -115,7 +124,7 @@ def _program(spec: DeploymentSpec, engine: str, version: str) -> tuple[str, ...]
     there is none."""
     from lemnos.engines.environments.places import installed
 
-    if spec.container:
+    if spec.container or is_in_pods(spec):
         return ()
     if spec.venv:
         return (f"{spec.venv.rstrip('/')}/bin/python",)

@@ -269,15 +269,15 @@ class Supervisor:
 
     def _publish(self, engines: tuple[str, ...], revision: int) -> None:
         plan = self._fleet.plan(revision)
-        urls = {n: self._fleet.seen[n].url for n in engines if n in self._fleet.seen}
         table = targets.table_for(
             plan,
-            {name: url for name, url in urls.items() if url},
+            self._fleet.reached(engines),
             revision=targets.revision_at(self._files.targets) + 1,
-            key_file=str(self._files.engine_key),
+            key_file=self._fleet.key_file(),
             keys=targets.keys_for(plan.spec.endpoint, self._files.own_key.read_text()),
             created=self._fleet.created(revision),
         )
+        self._fleet.publish(table)
         targets.write_table(self._files.targets, table)
 
     def _ask_for_numbers(self, spec: DeploymentSpec) -> None:

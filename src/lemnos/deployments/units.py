@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lemnos import paths
 from lemnos.deployments.files import Files
+from lemnos.deployments.in_pods import PYTHON, is_in_pods
 from lemnos.deployments.state import GATEWAY
 from lemnos.engines.base import JobFiles, engine_named
 from lemnos.errors import UsageError
@@ -16,6 +17,7 @@ from lemnos.launchers.base import Launcher
 from lemnos.launchers.registry import launcher_for
 from lemnos.launchers.shape import shape_of
 from lemnos.launchers.site import Site
+from lemnos.spec.clusters import LEDGER_IN_A_POD, POD_PORT, TARGETS_IN_A_POD
 from lemnos.spec.deployment import DeploymentSpec
 from lemnos.spec.place import Place
 from lemnos.spec.plan import Command, Job, Plan
@@ -43,11 +45,16 @@ def check_room(plan: Plan) -> None:
 
 
 def gateway_launcher(plan: Plan) -> Launcher:
-    """What runs the gateway: where the supervisor is."""
-    if plan.spec.on in GATEWAY_ROOMS:
+    """What runs the gateway: where the supervisor is, or the cluster that has an image for it."""
+    if plan.spec.on in GATEWAY_ROOMS or has_own_gateway(plan.spec):
         return launcher_of(plan)
     here = plan.spec.model_copy(update={"on": "local", "via": None})
     return launcher_for(site_of(here, plan.name))
+
+
+def has_own_gateway(spec: DeploymentSpec) -> bool:
+    """Whether the gateway is a pod beside the engines."""
+    return is_in_pods(spec) and bool(spec.kubernetes.gateway_image)
 
 
 def site_of(spec: DeploymentSpec, name: str) -> Site:
@@ -87,13 +94,17 @@ def unit_of(
 
 
 def gateway_unit(plan: Plan, url: str, files: Files) -> Unit:
-    """Pure: the gateway, listening where ``url`` says."""
-    job = gateway_job(plan, url, files)
+    """Pure: the gateway, which is reached where ``url`` says."""
+    if has_own_gateway(plan.spec):
+        job = _gateway_in_a_pod(plan)
+    else:
+        job = gateway_job(plan, url, files)
+    port = int(url.rpartition(":")[2])
     return Unit(
         deployment=plan.name,
         name=GATEWAY,
         jobs=(job,),
-        place=Place(hosts=(job.host,), port=job.port),
+        place=Place(hosts=(plan.spec.endpoint.host,), port=port),
     )
 
 
@@ -115,6 +126,24 @@ def gateway_job(plan: Plan, url: str, files: Files) -> Job:
         host=host,
         port=port,
         log=str(files.log(GATEWAY)),
+    )
+
+
+def _gateway_in_a_pod(plan: Plan) -> Job:
+    ledger = plan.spec.kubernetes.ledger_secret
+    argv = (
+        *(PYTHON, "-m", "lemnos.gateway"),
+        *("--targets", TARGETS_IN_A_POD),
+        *("--host", "0.0.0.0", "--port", str(POD_PORT)),
+        *(("--ledger", f"env:{LEDGER_IN_A_POD}") if ledger else ()),
+    )
+    return Job(
+        deployment=plan.name,
+        role="gateway",
+        command=Command(argv=argv),
+        host="0.0.0.0",
+        port=POD_PORT,
+        log="",
     )
 
 

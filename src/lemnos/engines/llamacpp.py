@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 
 from lemnos.engines.base import JobFiles, Metrics
+from lemnos.engines.environment import reach
 from lemnos.engines.logs import EngineFacts, facts_of
 from lemnos.errors import LemnosError
 from lemnos.spec.facts import Host, ModelFormat
@@ -72,7 +73,7 @@ class LlamaCpp:
             ),
             *("--model", plan.model.path),
             *("--alias", plan.served_name),
-            *("--host", place.hosts[0]),
+            *("--host", reach(place)),
             *("--port", str(place.port)),
             *("--context", str(settings.context)),
             *("--slots", str(settings.slots)),

@@ -8,7 +8,7 @@ not answer) is a LemnosError, never a guess.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lemnos.engines.base import JobFiles
 from lemnos.spec.cluster import Cluster
@@ -83,4 +83,17 @@ class Launcher(Protocol):
     def sweep(self) -> int:
         """End whatever is left of the deployment and remove what was written for it but logs; the
         number of things found running."""
+        ...
+
+
+@runtime_checkable
+class GatewayRoom(Protocol):
+    """A launcher whose gateway cannot read this machine's files: it is handed its table."""
+
+    key_file: str
+    """Where that gateway has the engines' key."""
+
+    def publish(self, table: str) -> None:
+        """Let the gateway route by ``table`` (JSON, no secrets) from now on; it need not run yet.
+        Raises LemnosError."""
         ...

@@ -10,6 +10,14 @@ from lemnos.spec.base import Value
 from lemnos.spec.rooms import Line, Word
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
+MODELS = "/models"
+"""Where a pod has the volume with weights."""
+POD_PORT = 8000
+"""On which a pod's API listens: each has addresses of its own."""
+TARGETS_IN_A_POD = "/etc/lemnos/targets/targets.json"
+KEY_IN_A_POD = "/etc/lemnos/key/key"
+LEDGER_IN_A_POD = "LEMNOS_LEDGER"
+"""The gateway's: its table, the engines' key, and the variable with its ledger's URL."""
 
 
 class RaySpec(Value):
@@ -130,7 +138,12 @@ class KubernetesSpec(Value):
     gateway_image: Line | None = None
     """An image with lemnos in it (the Containerfile makes one): the gateway is a Deployment then. None:
     it runs where ``lemnos up`` was called."""
-    gateway_replicas: Annotated[int, Field(ge=1, le=100)] = 2
+    gateway_replicas: Annotated[int, Field(ge=1, le=100)] = 1
+    gateway_secret: Word | None = None
+    """The Secret whose entries are variables of the gateway: the keys of clouds."""
+    ledger_secret: Word | None = None
+    """The Secret whose key ``url`` is the PostgreSQL database for the gateway's ledger; without it the ledger
+    goes with its pod."""
     expose: ExposeSpec | None = None
     autoscale: Literal["hpa", "keda"] = "hpa"
     """What scales with ``scale:``, by the engines' waiting requests."""

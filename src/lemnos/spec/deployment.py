@@ -184,6 +184,15 @@ class DeploymentSpec(Value):
     ready_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """How long a start may take before it is called failed; time in a queue does not count."""
 
+    @model_validator(mode="after")
+    def _keys_in_the_cluster(self) -> DeploymentSpec:
+        within = self.on == "kubernetes" and self.kubernetes.gateway_image
+        if within and not self.endpoint.has_keys:
+            raise ValueError(
+                "a gateway within the cluster can be reached by others: set endpoint.api_key_file or keys_file"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _short_model(cls, data: object) -> object:

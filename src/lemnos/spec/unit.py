@@ -55,6 +55,8 @@ class UnitStatus(Value):
     """The scheduler's, the unit's name in systemd."""
     url: str = ""
     """Where its API listens, as the gateway reaches it; empty while not known."""
+    inner_url: str = ""
+    """Where a gateway in the same room reaches it, if that is another URL."""
     hosts: tuple[str, ...] = ()
     pids: tuple[int, ...] = ()
     """Of its processes on this machine, the first job's first."""
