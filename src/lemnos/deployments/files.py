@@ -105,6 +105,15 @@ class Tail:
         self._path = path
         self._position = path.stat().st_size if from_end and path.exists() else 0
 
+    @property
+    def there(self) -> bool:
+        """Whether this machine has the file."""
+        return self._path.exists()
+
+    def last(self, count: int) -> list[str]:
+        """The last lines that there are, new or not."""
+        return last_lines(self._path, count)
+
     def lines(self) -> list[str]:
         """The new whole lines; none while the file does not exist."""
         try:

@@ -7,14 +7,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lemnos.deployments.files import Files, Tail, last_lines
+from lemnos.deployments.files import Files, Tail
 from lemnos.deployments.state import GATEWAY, State
 from lemnos.deployments.status import state_of, unknown
-from lemnos.deployments.units import GATEWAY_ROOMS, launcher_of
+from lemnos.deployments.units import GATEWAY_ROOMS, has_own_gateway, launcher_of
 from lemnos.errors import LemnosError, UsageError
 from lemnos.launchers.base import Launcher
 from lemnos.records.store import Store
 from lemnos.spec.unit import LogFile
+
+FAR_LINES, FAR_S = 500, 2.0
+"""Of a log on another machine, so many of its last lines are looked at, so often."""
 
 
 def read_logs(
@@ -46,15 +49,52 @@ def read_logs(
     chosen = _chosen(found, name, job or _default(found, state, role, node), role, node)
     launcher = _remote(store, name, int(row["revision"])) if row else None
     several = len(chosen) > 1
-    tails = {log.job: Tail(Path(log.path)) for log in chosen}
+    tails = {log.job: _tail(launcher, log) for log in chosen}
     for log in chosen:
-        for line in _last(launcher, log, lines):
+        for line in tails[log.job].last(lines):
             yield _labelled(log, line, several)
     while follow:
         for log in chosen:
             for line in tails[log.job].lines():
                 yield _labelled(log, line, several)
         time.sleep(poll_s)
+
+
+class FarTail:
+    """A log that only a launcher can read: what it gained is what was not in its end before."""
+
+    def __init__(self, launcher: Launcher, log: LogFile) -> None:
+        self._launcher, self._log = launcher, log
+        self._seen: list[str] = []
+        self._asked_at = 0.0
+
+    def last(self, count: int) -> list[str]:
+        """Its last lines."""
+        self._seen = list(self._launcher.read(self._log, max(count, FAR_LINES)))
+        self._asked_at = time.monotonic()
+        return self._seen[-count:] if count else []
+
+    def lines(self) -> list[str]:
+        """New ones, asked for every ``FAR_S`` seconds; none while the room does not answer."""
+        if time.monotonic() - self._asked_at < FAR_S:
+            return []
+        self._asked_at = time.monotonic()
+        try:
+            now = list(self._launcher.read(self._log, FAR_LINES))
+        except LemnosError:
+            return []
+        new = gained(self._seen, now)
+        self._seen = now
+        return new
+
+
+def gained(before: list[str], now: list[str]) -> list[str]:
+    """Pure: the lines of ``now`` after those that it shares with the end of ``before``."""
+    for start in range(max(0, len(before) - len(now)), len(before)):
+        shared = len(before) - start
+        if before[start:] == now[:shared]:
+            return now[shared:]
+    return now
 
 
 def _logs_of(name: str, store: Store, state: State | None) -> list[LogFile]:
@@ -70,10 +110,12 @@ def _logs_of(name: str, store: Store, state: State | None) -> list[LogFile]:
     jobs = [job for job in (state.jobs if state else ()) if job.revision]
     for revision in {job.revision for job in jobs}:
         with contextlib.suppress(LemnosError):
-            launcher = launcher_of(store.revision_plan(name, revision)[0])
-            for job in jobs:
-                if job.revision == revision:
-                    found |= {log.job: log for log in launcher.logs(job.name)}
+            plan, _ = store.revision_plan(name, revision)
+            launcher = launcher_of(plan)
+            units = [job.name for job in jobs if job.revision == revision]
+            units += [GATEWAY] if has_own_gateway(plan.spec) else []
+            for unit in units:
+                found |= {log.job: log for log in launcher.logs(unit)}
     return list(found.values())
 
 
@@ -112,18 +154,18 @@ def _default(
 
 
 def _remote(store: Store, name: str, revision: int) -> Launcher | None:
-    """The launcher, where the logs are on another machine."""
-    plan, _ = store.revision_plan(name, revision)
-    spec = plan.spec
-    if spec.via or spec.local.hosts and spec.on in GATEWAY_ROOMS:
-        return launcher_of(plan)
-    return None
+    """The launcher, where logs may be on other machines."""
+    spec = store.revision_plan(name, revision)[0].spec
+    hosts = spec.local.hosts or spec.systemd.hosts
+    if spec.on in GATEWAY_ROOMS and not hosts:
+        return None
+    return launcher_of(store.revision_plan(name, revision)[0])
 
 
-def _last(launcher: Launcher | None, log: LogFile, lines: int) -> list[str]:
-    if Path(log.path).exists() or launcher is None:
-        return last_lines(Path(log.path), lines)
-    return list(launcher.read(log, lines))
+def _tail(launcher: Launcher | None, log: LogFile) -> Tail | FarTail:
+    if launcher is None or Path(log.path).exists():
+        return Tail(Path(log.path))
+    return FarTail(launcher, log)
 
 
 def _labelled(log: LogFile, line: str, several: bool) -> str:

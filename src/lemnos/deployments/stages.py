@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from lemnos.deployments.files import Tail
@@ -9,6 +10,9 @@ from lemnos.deployments.fleet import Fleet, clock
 from lemnos.deployments.state import GATEWAY, JobState, State
 from lemnos.engines.base import engine_named
 from lemnos.spec.unit import UnitStatus
+
+FAR_S, FAR_LINES = 3.0, 60
+"""A log on another machine is asked so often, for so many of its last lines."""
 
 
 class Stages:
@@ -42,6 +46,27 @@ class Stages:
         if job.revision != state.revision:
             return f"revision {job.revision}: {words}"
         return f"{job.name}: {words}"
+
+    def far(self, state: State) -> JobState | None:
+        """The first replica that starts where this machine does not see its log."""
+        return next(
+            (
+                job
+                for job in state.jobs
+                if job.status == "starting"
+                and job.name in self._tails
+                and not self._tails[job.name].there
+            ),
+            None,
+        )
+
+    def ask(self, job: JobState, fleet: Fleet) -> None:
+        """Ask its launcher what it said last. Takes ``FAR_S``: for a thread of its own."""
+        engine = engine_named(fleet.plan(job.revision).engine)
+        for line in fleet.said(job.name, FAR_LINES):
+            if stage := engine.stage(line):
+                self._said[job.name] = stage
+        time.sleep(FAR_S)
 
     def _words(self, job: JobState, fleet: Fleet) -> str:
         unit = fleet.seen.get(job.name)

@@ -25,6 +25,7 @@ from lemnos.deployments.state import (
     Failure,
     Finish,
     JobSeen,
+    JobState,
     Note,
     Observed,
     Probe,
@@ -287,6 +288,8 @@ class Supervisor:
             self._probes.start("open", lambda: self._count_open(key))
         else:
             self._open = None
+        if far := self._stages.far(self._state):
+            self._probes.start("stage", lambda: self._ask_stage(far))
         if spec.scale:
             names = {GATEWAY}
             urls = [
@@ -296,6 +299,10 @@ class Supervisor:
             self._probes.start("waiting", lambda: self._count_waiting(urls, metric))
         else:
             self._waiting = None
+
+    def _ask_stage(self, job: JobState) -> str:
+        self._stages.ask(job, self._fleet)
+        return ""
 
     def _count_open(self, key: str | None) -> str:
         self._open, error = probes.open_requests(self._url, key)
