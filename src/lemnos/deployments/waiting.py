@@ -87,10 +87,12 @@ def _failure(now: Status) -> LemnosError:
 
 def _refused(now: Status, revision: int, why: str) -> LemnosError:
     words = "\n     ".join(_last_words(now.name, why.partition(" ")[0]))
+    # Where there was no room for both, it had stopped before.
+    back = "serves on" if now.phase == Phase.ready else "is brought back"
     return LemnosError(
         f"revision {revision} of {now.name} did not start: {why}"
         + (f"\n     {words}" if words else ""),
-        fix=f"revision {now.revision} serves on; lemnos history {now.name} has the rest",
+        fix=f"revision {now.revision} {back}; lemnos history {now.name} has the rest",
     )
 
 
