@@ -13,9 +13,10 @@ import psutil
 from lemnos import paths
 from lemnos.deployments.files import Files, Tail, last_lines, this_run
 from lemnos.deployments.status import status_of
+from lemnos.engines import smg
 from lemnos.errors import LemnosError, UsageError
 from lemnos.gateway import compile as compiling
-from lemnos.gateway import revisions, smg
+from lemnos.gateway import revisions
 from lemnos.gateway.keys import read_keys
 from lemnos.gateway.ledger import default_path, sqlite_url
 from lemnos.gateway.providers import providers

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import shutil
 from pathlib import Path
 
 from lemnos import paths
 from lemnos.deployments.in_pods import is_in_pods, model_in_a_pod
+from lemnos.engines import smg
 from lemnos.errors import LemnosError, UsageError
 from lemnos.hardware.catalogue import gpu_kind
+from lemnos.launchers.shape import Shape, replicas_of, shape_of
 from lemnos.models.describe import describe
 from lemnos.models.overlay import (
     describe_overlays,
@@ -53,6 +54,10 @@ def plan_on_gpus(spec: DeploymentSpec, pull_with: Progress | None = None) -> Pla
     engine = spec.engine or proposal.engine
     version = spec.engine_version or proposal.engine_version
     program = _program(spec, engine, version)
+    router: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+    if engine == "sglang" and proposal.roles:
+        router, needed = _router(spec, starting=pull_with is not None)
     if pull_with:
         _check_program(spec, engine, version, program)
         pull(spec.model, pull_with)
@@ -80,10 +85,11 @@ def plan_on_gpus(spec: DeploymentSpec, pull_with: Progress | None = None) -> Pla
         engine=engine,
         engine_version=version,
         program=program,
+        router=router,
         layout=proposal.layout,
         proposal=proposal,
         quirks=quirks,
-        reasons=(*proposal.reasons, *overlaid, *_known_issues(quirks)),
+        reasons=(*proposal.reasons, *needed, *overlaid, *_known_issues(quirks)),
     )
 
 
@@ -132,6 +138,32 @@ def _program(spec: DeploymentSpec, engine: str, version: str) -> tuple[str, ...]
     return (environment.program,) if environment else ()
 
 
+def _router(
+    spec: DeploymentSpec, *, starting: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(the Python that has the router of prefill and decode; what must be so for it to start).
+
+    Raises UsageError where it is to be started and is not here.
+    """
+    if spec.container or is_in_pods(spec):
+        return (), (f"the image's python3 must have the router: smg {smg.VERSIONS}",)
+    if spec.via:
+        where = spec.venv or "the environment of SGLang"
+        return (), (f"{where} must have the router there: smg {smg.VERSIONS}",)
+    try:
+        found = (
+            smg.python_of(f"{spec.venv.rstrip('/')}/bin/python") if spec.venv else ""
+        )
+    except UsageError:
+        found = ""
+    try:
+        return (found or smg.python_of(None),), ()
+    except UsageError as error:
+        if starting:
+            raise
+        return (), (f"{error.what}: {error.fix}",)
+
+
 def _check_program(
     spec: DeploymentSpec, engine: str, version: str, program: tuple[str, ...]
 ) -> None:
@@ -164,31 +196,28 @@ def places_of(plan: Plan) -> list[Place]:
     """
     proposal = plan.proposal
     assert proposal is not None
-    per_host = math.ceil(proposal.gpus / proposal.nodes)
-    together = plan.engine == "dynamo"
-    count = 1 if together else proposal.layout.replicas
-    each = max(
-        1, proposal.nodes if together else math.ceil(proposal.layout.gpus / per_host)
-    )
-    return [_place(proposal, number, each, per_host) for number in range(count)]
+    shape = shape_of(plan)
+    return [_place(proposal, shape, number) for number in range(replicas_of(plan))]
 
 
-def _place(proposal: Proposal, number: int, hosts: int, per_host: int) -> Place:
+def _place(proposal: Proposal, shape: Shape, number: int) -> Place:
     port, inner = FIRST_PORT + number, FIRST_INNER_PORT + INNER_PORTS * number
     if proposal.nodes == 1:
-        need = proposal.layout.gpus
-        first = number * need
-        split = proposal.layout.replicas > 1
-        devices = tuple(str(i) for i in range(first, first + need)) if split else ()
+        first = number * shape.gpus
+        split = proposal.gpus > shape.gpus
+        devices = tuple(str(i) for i in range(first, first + shape.gpus))
         return Place(
-            gpus_per_host=per_host, devices=devices, port=port, inner_port=inner
+            gpus_per_host=shape.per_host,
+            devices=devices if split else (),
+            port=port,
+            inner_port=inner,
         )
-    first = number * hosts % proposal.nodes
-    names = tuple(f"node-{first + i}" for i in range(hosts))
+    first = number * shape.hosts % proposal.nodes
+    names = tuple(f"node-{first + i}" for i in range(shape.hosts))
     kind = gpu_kind(proposal.gpu)
     return Place(
         hosts=names,
-        gpus_per_host=per_host,
+        gpus_per_host=shape.per_host,
         port=port,
         inner_port=inner,
         multi_node_nvlink=kind.link_domain > kind.per_node,

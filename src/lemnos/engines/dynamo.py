@@ -7,21 +7,23 @@ from collections.abc import Iterable
 from lemnos.engines import sglang, vllm
 from lemnos.engines.base import JobFiles, Metrics
 from lemnos.engines.command import CommandLine
+from lemnos.engines.disaggregated import add_role
 from lemnos.engines.environment import links_of, reach
 from lemnos.engines.flags.schema import Schema, lifetime, schema_for, versions
 from lemnos.engines.logs import EngineFacts, facts_of, stage_of
-from lemnos.engines.placing import planned, possible, reasoning_switch
+from lemnos.engines.placing import planned, reasoning_switch
+from lemnos.engines.workers import Worker, workers_of
 from lemnos.errors import LemnosError, UsageError
 from lemnos.spec.facts import Host, ModelFormat
-from lemnos.spec.layout import Layout
 from lemnos.spec.place import INNER_PORTS, OpenPort, Place, Role
 from lemnos.spec.plan import Command, Job, Plan
 from lemnos.spec.proposal import Proposal
 
-STORE, EVENTS, SIDE = 5, 6, 8
-"""Places of the inner ports over several hosts: etcd, NATS, and two of a worker."""
-MOST = INNER_PORTS // 2
-"""Workers on one host, which has no stores: each has two ports."""
+STORE, EVENTS, SIDE, PEER = 6, 7, 8, 14
+"""Places of the inner ports over several hosts, after those of torch's rendezvous: etcd, NATS, two of
+each worker on a host, and etcd's for its peers, of which there are none."""
+MOST, MOST_BESIDE = INNER_PORTS // 2, (PEER - SIDE) // 2
+"""Workers on a host, each with two ports: on the only one, which has no stores, and on one of several."""
 NIXL = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
 
 
@@ -54,30 +56,15 @@ class Dynamo:
     ) -> tuple[Job, ...]:
         """The frontend; etcd and NATS where there are several hosts; then each worker's ranks.
 
-        The hosts of ``place`` are divided among the workers in order: prefill first.
+        The hosts of ``place`` are taken by the workers in order: prefill first.
         """
-        proposal = planned(plan)
-        workers = _workers(proposal, place)
         several = len(place.hosts) > 1
         jobs = [_frontend(plan, index, place, files, several)]
         if several:
             jobs += _stores(plan, index, place, files)
-        for number, (role, hosts) in enumerate(workers):
-            own = place.model_copy(update={"hosts": hosts, "role": role})
-            for rank in range(len(hosts)):
-                jobs.append(
-                    _worker(
-                        plan,
-                        proposal,
-                        index,
-                        place,
-                        own,
-                        files,
-                        len(jobs),
-                        number,
-                        rank,
-                    )
-                )
+        for worker in _workers(plan, place):
+            for rank in range(len(worker.place.hosts)):
+                jobs.append(_worker(plan, index, place, worker, files, len(jobs), rank))
         return tuple(jobs)
 
     def ports(self, plan: Plan, place: Place) -> tuple[OpenPort, ...]:
@@ -91,13 +78,17 @@ class Dynamo:
                         host=head, port=first + offset, purpose=purpose, keyed=False
                     )
                 )
-        workers = _workers(planned(plan), place)
-        for number, (role, hosts) in enumerate(workers):
-            own = _own_port(place, number)
+        for worker in _workers(plan, place):
+            own, role, there = _own_port(place, worker), worker.role, worker.place
             purposes = [] if role == "both" else [(own, f"KV transfer of {role}")]
-            for port, purpose in (*purposes, (own + 1, "worker's status")):
+            purposes.append((own + 1, "worker's status"))
+            if len(there.hosts) > 1:
+                purposes.append((there.inner_port, "torch.distributed rendezvous"))
+            for port, purpose in purposes:
                 found.append(
-                    OpenPort(host=hosts[0], port=port, purpose=purpose, keyed=False)
+                    OpenPort(
+                        host=there.hosts[0], port=port, purpose=purpose, keyed=False
+                    )
                 )
         return tuple(found)
 
@@ -118,53 +109,26 @@ def backend_of(plan: Plan) -> str:
     return "vllm" if engine == "vllm" else "sglang"
 
 
-def _workers(proposal: Proposal, place: Place) -> list[tuple[Role, tuple[str, ...]]]:
-    """(role, hosts) of each worker: hosts are divided evenly, in order.
-
-    Several workers may share the one host that there is; otherwise each has whole hosts.
-    """
-    roles: list[Role] = ["both"] * proposal.layout.replicas
-    if proposal.roles:
-        roles = ["prefill"] * proposal.roles.prefill
-        roles += ["decode"] * proposal.roles.decode
-    one = proposal.layout.model_copy(update={"replicas": 1})
-    hosts = len(place.hosts)
-    if hosts == 1:
-        if len(roles) > MOST:
-            raise UsageError(
-                f"{len(roles)} workers on one host are more than {MOST}",
-                fix="plan fewer replicas, or more hosts",
-            )
-        whole = one.gpus * len(roles)
-        if place.gpus_per_host and whole > place.gpus_per_host:
-            raise UsageError(
-                f"{len(roles)} workers of {one} need {whole} GPUs, and the host has "
-                f"{place.gpus_per_host}",
-                fix="give more hosts",
-            )
-        return [(role, place.hosts) for role in roles]
-    if hosts % len(roles):
+def _workers(plan: Plan, place: Place) -> list[Worker]:
+    """Raises UsageError where they do not go on the hosts."""
+    workers = workers_of(planned(plan), place, "Dynamo")
+    most = MOST if len(place.hosts) == 1 else MOST_BESIDE
+    count = max(worker.slot for worker in workers) + 1
+    if count > most:
         raise UsageError(
-            f"{hosts} hosts cannot be divided evenly among {len(roles)} workers",
-            fix=f"give {len(roles)} hosts, or a multiple of that",
+            f"{count} workers on one host are more than {most}",
+            fix="plan fewer replicas, or more hosts",
         )
-    each = hosts // len(roles)
-    found = []
-    for number, role in enumerate(roles):
-        own = place.hosts[number * each : (number + 1) * each]
-        possible(one, place.model_copy(update={"hosts": own}), "Dynamo")
-        found.append((role, own))
-    return found
+    return workers
 
 
-def _own_port(place: Place, number: int) -> int:
+def _own_port(place: Place, worker: Worker) -> int:
     """The first of a worker's two ports: where others fetch its KV cache; its status is next.
 
     Workers on one host need ports of their own, those on different hosts do not.
     """
-    if len(place.hosts) > 1:
-        return place.inner_port + SIDE
-    return place.inner_port + 2 * number
+    first = place.inner_port + (SIDE if len(place.hosts) > 1 else 0)
+    return first + 2 * worker.slot
 
 
 def _frontend(
@@ -179,6 +143,11 @@ def _frontend(
     # Workers publish events only where told to, on ports of their own: the router predicts instead.
     line.add(("--no-router-kv-events", "--no-kv-events"), why="routing without events")
     _discover(line, several)
+    # Else decode workers of vLLM answer alone before prefill workers are there: ready too early. Since
+    # 1.3 the kinds of workers that have registered decide.
+    enforced = line.schema.named("--enforce-disagg")
+    if planned(plan).roles and enforced and not enforced.deprecated:
+        line.add("--enforce-disagg", why="prefill and decode apart")
     return Job(
         deployment=plan.name,
         role="engine",
@@ -215,7 +184,7 @@ def _stores(plan: Plan, index: int, place: Place, files: JobFiles) -> list[Job]:
     """etcd for discovery and NATS for events, on the first host; both without keys."""
     head = place.hosts[0]
     client = place.inner_port + STORE
-    peer = place.inner_port + STORE + 6
+    peer = place.inner_port + PEER
     data = f"{files.cache or '/tmp'}/{plan.name}-{index}"
     etcd = (
         *("etcd", "--data-dir", f"{data}-etcd"),
@@ -248,39 +217,36 @@ def _stores(plan: Plan, index: int, place: Place, files: JobFiles) -> list[Job]:
 
 def _worker(
     plan: Plan,
-    proposal: Proposal,
     index: int,
     whole: Place,
-    own: Place,
+    worker: Worker,
     files: JobFiles,
     job: int,
-    number: int,
     rank: int,
 ) -> Job:
-    """Rank ``rank`` of worker ``number``: on ``own``, its part of the ``whole`` place."""
+    """Rank ``rank`` of a worker on its part of the ``whole`` place."""
     backend = backend_of(plan)
     schema = schema_for(f"dynamo.{backend}", plan.engine_version)
-    several = len(whole.hosts) > 1
-    side = _own_port(whole, number)
+    proposal, own = worker.proposal, worker.place
+    side = _own_port(whole, worker)
     if backend == "vllm":
         line = _vllm_words(schema, plan, proposal, own, rank)
     else:
         line = _sglang_words(schema, plan, proposal, own, rank, side)
     _add_parsers(line, plan)
+    several = len(whole.hosts) > 1
     _discover(line, several)
     owned = vllm.OWNED if backend == "vllm" else sglang.OWNED
     line.add_free(plan.spec.engine_args, owned)
     host = own.hosts[rank]
-    layout = proposal.layout
     env = _shared_env(plan, whole, files, several)
-    devices = _devices(own, layout, number, several)
-    at = own.model_copy(update={"devices": devices})
     if backend == "vllm":
-        env |= vllm.env_of(plan, proposal, at, files, host)
+        env |= vllm.env_of(plan, proposal, own, files, host)
         env |= {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(side)}
         env |= {"VLLM_NIXL_SIDE_CHANNEL_HOST": host}
     else:
-        env |= sglang.env_of(files, plan, at, host) | links_of(at, layout)
+        env |= sglang.env_of(files, plan, own, host)
+        env |= links_of(own, proposal.layout)
     env |= {"DYN_SYSTEM_HOST": host, "DYN_SYSTEM_PORT": str(side + 1)}
     return Job(
         deployment=plan.name,
@@ -318,9 +284,7 @@ def _sglang_words(
     line.add("--served-model-name", plan.served_name, why="a name for clients")
     sglang.add_settings(line, plan, proposal, own)
     if own.role != "both":
-        _divide(line, own.role)
-        line.add("--disaggregation-bootstrap-port", side, why="sending KV cache")
-        line.add("--disaggregation-transfer-backend", "nixl", why="sending KV cache")
+        add_role(line, plan, own.role, side)
     sglang.add_nodes(line, own, rank)
     return line
 
@@ -360,14 +324,6 @@ def _add_parsers(line: CommandLine, plan: Plan) -> None:
         mode = "enabled" if plan.spec.reasoning == "on" else "disabled"
         why = f"reasoning {plan.spec.reasoning} by default"
         line.add("--dyn-default-thinking-mode", mode, why=why)
-
-
-def _devices(own: Place, layout: Layout, number: int, several: bool) -> tuple[str, ...]:
-    """Workers on one host share its GPUs in order."""
-    if several or not own.gpus_per_host:
-        return own.devices
-    here = own.devices or tuple(str(i) for i in range(own.gpus_per_host))
-    return here[number * layout.gpus : (number + 1) * layout.gpus]
 
 
 def _shared_env(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from lemnos.engines import disaggregated
 from lemnos.engines.base import JobFiles, Metrics
 from lemnos.engines.command import CommandLine
 from lemnos.engines.environment import links_of, reach
 from lemnos.engines.flags.schema import Schema, schema_for, versions
 from lemnos.engines.logs import EngineFacts, facts_of, stage_of
 from lemnos.engines.placing import planned, possible, reasoning_switch, speculation
+from lemnos.engines.workers import Worker, workers_of
 from lemnos.errors import LemnosError, UsageError
 from lemnos.spec.facts import Host, ModelFormat
 from lemnos.spec.place import OpenPort, Place
@@ -48,8 +50,11 @@ OWNED = {
 """Flags that only lemnos writes, with what to write in the spec instead."""
 KV_DTYPES = {"fp8": "fp8_e4m3"}
 """SGLang's names where they differ from vLLM's."""
-DIST, BOOTSTRAP = 0, 4
-"""Places of the inner ports: torch's rendezvous (it takes the next few too), KV transfers."""
+DIST = 0
+"""The place of torch's rendezvous among the inner ports; it takes the next few too."""
+DIST_TIMEOUT_S = 3600
+"""Ranks on several hosts wait for each other while CUDA graphs are captured, 10 to 20 minutes (seed
+003, issue 2). Its NCCL_TIMEOUT is no variable of NCCL or torch; this flag is what torch is given."""
 
 
 class Sglang:
@@ -80,15 +85,18 @@ class Sglang:
     def jobs(
         self, plan: Plan, index: int, place: Place, files: JobFiles
     ) -> tuple[Job, ...]:
-        """The same command on each host, with its rank; the first has the API."""
+        """The same command on each host, with its rank; the first has the API. Prefill and decode
+        apart: the router, then each server's ranks, prefill first."""
         proposal = planned(plan)
-        possible(proposal.layout, place, "SGLang", data_over_hosts=True)
         if place.ray:
             raise UsageError(
                 "SGLang finds its nodes by itself: it is not started on Ray",
                 fix="leave Ray out, or use engine: vllm",
             )
         schema = schema_for("sglang", plan.engine_version)
+        if proposal.roles:
+            return _group(plan, index, place, files, schema)
+        possible(proposal.layout, place, "SGLang", data_over_hosts=True)
         secret = _secret(schema, files)
         return tuple(
             _job(plan, proposal, index, place, files, rank, schema, secret)
@@ -97,13 +105,13 @@ class Sglang:
 
     def ports(self, plan: Plan, place: Place) -> tuple[OpenPort, ...]:
         """The API's, and those of the ranks among themselves, which carry no key."""
+        if planned(plan).roles:
+            servers = disaggregated.servers(plan, _workers(plan, place))
+            return tuple(disaggregated.ports(place, servers))
         head = place.hosts[0]
         found = [OpenPort(host=head, port=place.port, purpose="API", keyed=True)]
         if len(place.hosts) > 1:
             port, purpose = place.inner_port + DIST, "torch.distributed rendezvous"
-            found.append(OpenPort(host=head, port=port, purpose=purpose, keyed=False))
-        if place.role == "prefill":
-            port, purpose = place.inner_port + BOOTSTRAP, "KV transfer bootstrap"
             found.append(OpenPort(host=head, port=port, purpose=purpose, keyed=False))
         return tuple(found)
 
@@ -116,10 +124,32 @@ class Sglang:
         return facts_of(self.name, lines)
 
 
-def _secret(schema: Schema, files: JobFiles) -> Secret:
+def _workers(plan: Plan, place: Place) -> list[Worker]:
+    return workers_of(planned(plan), place, "SGLang", data_over_hosts=True)
+
+
+def _group(
+    plan: Plan, index: int, place: Place, files: JobFiles, schema: Schema
+) -> tuple[Job, ...]:
+    """Prefill and decode servers behind their router, which has the API and the engines' key."""
+    workers = _workers(plan, place)
+    servers = disaggregated.servers(plan, workers)
+    jobs = [disaggregated.router_job(plan, index, place, servers, files)]
+    for worker, own in zip(workers, servers, strict=True):
+        for rank in range(len(own.hosts)):
+            number = len(jobs)
+            secret = _secret(schema, files, f".{index}-{number}")
+            job = _job(plan, worker.proposal, index, own, files, rank, schema, secret)
+            changed = {"rank": number, "port": 0, "part": worker.role}
+            jobs.append(job.model_copy(update={**changed, "log": files.log_of(number)}))
+    return tuple(jobs)
+
+
+def _secret(schema: Schema, files: JobFiles, mark: str = "") -> Secret:
     """The key, in the configuration file that ``--config`` names.
 
     SGLang has no variable for it, and on the command line every user of the machine reads it.
+    ``mark``: of one job among several on a host, each of which writes its own file.
     """
     if not schema.named("--config"):
         raise UsageError(
@@ -128,7 +158,9 @@ def _secret(schema: Schema, files: JobFiles) -> Secret:
             fix="use a version that has --config, or engine: dynamo or vllm",
         )
     return Secret(
-        key_file=files.key_file, file=f"{files.key_file}.yaml", text="api-key: {key}\n"
+        key_file=files.key_file,
+        file=f"{files.key_file}{mark}.yaml",
+        text="api-key: {key}\n",
     )
 
 
@@ -150,6 +182,9 @@ def _job(
     line.add("--port", place.port, why="a port")
     add_settings(line, plan, proposal, place)
     _add_parsers(line, plan)
+    if place.role != "both":
+        bootstrap = disaggregated.bootstrap_port(place)
+        disaggregated.add_role(line, plan, place.role, bootstrap)
     add_nodes(line, place, rank)
     line.add_free(plan.spec.engine_args, OWNED)
     host = place.hosts[rank]
@@ -234,6 +269,7 @@ def add_settings(
         line.add(
             fused, why="all-reduces without multicast"
         )  # on by default for GLM, gpt-oss
+    _add_symmetric_memory(line, plan, place)
     for name, value in quirks.flags.items():
         line.add(name, value, why="what this model needs")
 
@@ -247,6 +283,20 @@ def _add_parsers(line: CommandLine, plan: Plan) -> None:
     if switch:
         why = f"reasoning {plan.spec.reasoning} by default"
         line.add("--default-chat-template-kwargs", switch, why=why)
+
+
+def _add_symmetric_memory(line: CommandLine, plan: Plan, place: Place) -> None:
+    """Collectives over the NVLink between hosts, for prefill and decode alike, as seed 003 has it.
+
+    SGLang has it since 0.5.1, sets NCCL_CUMEM_ENABLE with it (``_set_envs_and_config`` in
+    entrypoints/engine.py), and builds a part of it as it starts
+    (device_communicators/pynccl_allocator.py): an image has the compiler, other machines may not.
+    """
+    flag = "--enable-symm-mem"
+    given = {key.lstrip("-").replace("_", "-") for key in plan.spec.engine_args}
+    rack = place.multi_node_nvlink and place.multicast and len(place.hosts) > 1
+    if rack and plan.spec.container and line.has(flag) and flag[2:] not in given:
+        line.add(flag, why="symmetric memory")
 
 
 def _add_eager(line: CommandLine) -> None:
@@ -268,6 +318,7 @@ def add_nodes(line: CommandLine, place: Place, rank: int) -> None:
     line.add("--nnodes", len(place.hosts), why=why)
     line.add("--node-rank", rank, why=why)
     line.add(("--dist-init-addr", "--nccl-init-addr"), address, why=why)
+    line.add("--dist-timeout", DIST_TIMEOUT_S, why=why)
 
 
 def env_of(files: JobFiles, plan: Plan, place: Place, host: str) -> dict[str, str]:

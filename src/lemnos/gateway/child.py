@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 import httpx2
 import psutil
 
-from lemnos.gateway import smg
+from lemnos.engines import smg
 from lemnos.gateway.table import WatchedTable
 from lemnos.spec.targets import Router
 from lemnos.wire.redact import redact

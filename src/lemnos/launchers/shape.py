@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from lemnos.engines.workers import hosts_and_gpus, is_group
 from lemnos.hardware.catalogue import gpu_kind
 from lemnos.spec.base import Value
 from lemnos.spec.plan import Plan
@@ -24,18 +25,20 @@ class Shape(Value):
 
 
 def shape_of(plan: Plan) -> Shape:
-    """What a unit of ``plan`` needs. Dynamo's replicas are one unit, behind its frontend."""
+    """What a unit of ``plan`` needs. The workers of a group are one unit, behind what has its API."""
     proposal = plan.proposal
     if proposal is None:
         return Shape(start_s=10.0)
-    per_host = math.ceil(proposal.gpus / proposal.nodes)
-    together = plan.engine == "dynamo"
-    gpus = proposal.gpus if together else proposal.layout.gpus
-    hosts = max(1, proposal.nodes if together else math.ceil(gpus / per_host))
+    if is_group(plan):
+        hosts, gpus, per_host = hosts_and_gpus(proposal)
+    else:
+        per_host = math.ceil(proposal.gpus / proposal.nodes)
+        hosts = max(1, math.ceil(proposal.layout.gpus / per_host))
+        gpus = math.ceil(proposal.layout.gpus / hosts)
     kind = gpu_kind(proposal.gpu)
     return Shape(
         hosts=hosts,
-        gpus=math.ceil(gpus / hosts),
+        gpus=gpus,
         per_host=per_host,
         multi_node_nvlink=hosts > 1 and kind.link_domain > kind.per_node,
         start_s=proposal.ready_s,
@@ -44,4 +47,4 @@ def shape_of(plan: Plan) -> Shape:
 
 def replicas_of(plan: Plan) -> int:
     """Units that the plan has."""
-    return 1 if plan.engine == "dynamo" else plan.layout.replicas
+    return 1 if is_group(plan) else plan.layout.replicas

@@ -55,6 +55,8 @@ class Plan(Value):
     engine_version: str
     program: tuple[str, ...] = ()
     """What starts the engine: ``/opt/envs/vllm-0.26.0/bin/python``; its name on the path by default."""
+    router: tuple[str, ...] = ()
+    """What has the router of a group: the Python of its environment; the engine's own by default."""
     layout: Layout
     embedded: Embedded | None = None
     """Of the embedded engine; of the others ``proposal``."""

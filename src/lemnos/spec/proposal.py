@@ -145,10 +145,16 @@ class HostBudget(Value):
 
 
 class Role(Value):
-    """Prefill and decode apart: how many of the replicas do which."""
+    """Prefill and decode apart: how many workers do which.
 
-    prefill: int
-    decode: int
+    The plan's own layout and settings are a prefill worker's; decode workers are alike, where
+    nothing else is said. ``replicas`` of either layout counts for nothing here.
+    """
+
+    prefill: Annotated[int, Field(ge=1)]
+    decode: Annotated[int, Field(ge=1)]
+    decode_layout: Layout | None = None
+    decode_settings: Settings | None = None
 
 
 class Pool(Value):
@@ -217,12 +223,15 @@ class Proposal(Value):
 
     @property
     def divided(self) -> str:
-        """``2 x TP4``, or ``2 x TP4 (1 prefill, 1 decode)``."""
-        if not self.roles:
+        """``2 x TP4``, ``2 x TP4 (1 prefill, 1 decode)``, or ``TP16 prefill, 2 x TP8 decode``."""
+        roles = self.roles
+        if not roles:
             return str(self.layout)
-        return (
-            f"{self.layout} ({self.roles.prefill} prefill, {self.roles.decode} decode)"
-        )
+        if not roles.decode_layout:
+            return f"{self.layout} ({roles.prefill} prefill, {roles.decode} decode)"
+        prefill = self.layout.model_copy(update={"replicas": roles.prefill})
+        decode = roles.decode_layout.model_copy(update={"replicas": roles.decode})
+        return f"{prefill} prefill, {decode} decode"
 
 
 class Replayed(Value):

@@ -94,8 +94,8 @@ def test_prompts_and_answers_apart_over_two_hosts(version: str, worker: str) -> 
     assert [job.rank for job in jobs] == [0, 1, 2, 3, 4]
     for job in (jobs[0], *jobs[3:]):
         env = job.command.env
-        assert env["ETCD_ENDPOINTS"] == "http://10.0.0.1:4105"
-        assert env["NATS_SERVER"] == "nats://10.0.0.1:4106"
+        assert env["ETCD_ENDPOINTS"] == "http://10.0.0.1:4106"
+        assert env["NATS_SERVER"] == "nats://10.0.0.1:4107"
         assert "DYN_FILE_KV" not in env
         assert refused(plan, job) == []
         if version in ("1.0.0", "1.6.1"):
@@ -139,6 +139,86 @@ def test_the_oldest_vllm_workers_decode_by_default() -> None:
     *_, prefill, decode = jobs_of(plan, TWO_GB200)
     assert "--is-prefill-worker" in prefill.command.argv
     assert not any("decode-worker" in word for word in decode.command.argv)
+
+
+def test_a_frontend_that_would_let_decode_workers_answer_alone_is_told() -> None:
+    """From 1.3 on it waits for both kinds by itself."""
+    for version, told in (("0.8.1", True), ("1.1.0", True), ("1.6.1", False)):
+        plan = nvfp4(version, "vllm", roles=APART, layout={"replicas": 2})
+        frontend = jobs_of(plan, TWO_GB200)[0]
+        assert ("--enforce-disagg" in frontend.command.argv) == told
+        whole = jobs_of(nvfp4(version, "vllm"), GB200)[0]
+        assert "--enforce-disagg" not in whole.command.argv
+
+
+TP16_TO_TP8 = Role(
+    prefill=1, decode=1, decode_layout={"tensor": 8}, decode_settings=None
+)
+SIX_GB200 = GB200.model_copy(
+    update={
+        "hosts": tuple(f"10.0.0.{i}" for i in range(1, 7)),
+        "multi_node_nvlink": True,
+    }
+)
+
+
+def test_seed_003_has_one_prefill_worker_over_four_trays_and_a_smaller_one() -> None:
+    image = {"image": "sglang-runtime:0.8.1", "runtime": "pyxis"}
+    plan = nvfp4("0.8.1", roles=TP16_TO_TP8, layout={"tensor": 16}, container=image)
+    jobs = jobs_of(plan, SIX_GB200)
+    workers = [job for job in jobs if job.part in ("prefill", "decode")]
+    assert [(job.part, job.host) for job in workers] == [
+        *[("prefill", f"10.0.0.{i}") for i in range(1, 5)],
+        *[("decode", f"10.0.0.{i}") for i in range(5, 7)],
+    ]
+    for number, job in enumerate(workers):
+        prefill = job.part == "prefill"
+        assert flag(job, "--tp-size") == ("16" if prefill else "8")
+        assert flag(job, "--nnodes") == ("4" if prefill else "2")
+        assert flag(job, "--node-rank") == str(number if prefill else number - 4)
+        address = "10.0.0.1:4100" if prefill else "10.0.0.5:4100"
+        assert flag(job, "--dist-init-addr") == address
+        assert flag(job, "--dist-timeout") == "3600"
+        assert flag(job, "--disaggregation-decode-tp") == ("8" if prefill else None)
+        assert flag(job, "--disaggregation-transfer-backend") == "nixl"
+        assert flag(job, "--enable-symm-mem") == ""
+        assert job.command.env["NCCL_MNNVL_ENABLE"] == "1"
+        assert job.command.env["NCCL_CUMEM_ENABLE"] == "1"
+        assert refused(plan, job) == []
+    rendezvous = [
+        (each.host, each.port)
+        for each in engine_named("dynamo").ports(plan, SIX_GB200)
+        if each.purpose == "torch.distributed rendezvous"
+    ]
+    assert rendezvous == [("10.0.0.1", 4100), ("10.0.0.5", 4100)]
+
+
+def test_no_port_is_taken_twice_on_a_host() -> None:
+    """Small decode workers share the last host."""
+    roles = Role(prefill=1, decode=2, decode_layout={"tensor": 2})
+    plan = nvfp4(roles=roles, layout={"tensor": 8})
+    place = SIX_GB200.model_copy(update={"hosts": SIX_GB200.hosts[:3]})
+    listed = engine_named("dynamo").ports(plan, place)
+    assert len({(each.host, each.port) for each in listed}) == len(listed)
+    *_, first, second = jobs_of(plan, place)
+    assert first.host == second.host == "10.0.0.3"
+    assert first.command.env["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert second.command.env["CUDA_VISIBLE_DEVICES"] == "2,3"
+
+
+def test_symmetric_memory_is_for_a_rack_and_an_image_that_has_a_compiler() -> None:
+    plan = nvfp4(layout={"tensor": 8})
+    assert flag(jobs_of(plan, TWO_GB200)[-1], "--enable-symm-mem") is None
+    image = {"image": "x.sif", "runtime": "apptainer"}
+    plan = nvfp4(layout={"tensor": 8}, container=image)
+    assert flag(jobs_of(plan, TWO_GB200)[-1], "--enable-symm-mem") == ""
+    apart = TWO_GB200.model_copy(update={"multi_node_nvlink": False})
+    assert flag(jobs_of(plan, apart)[-1], "--enable-symm-mem") is None
+    given = nvfp4(
+        layout={"tensor": 8}, container=image, engine_args={"enable-symm-mem": True}
+    )
+    argv = jobs_of(given, TWO_GB200)[-1].command.argv
+    assert argv.count("--enable-symm-mem") == 1
 
 
 def test_workers_on_one_host_share_its_gpus_and_not_its_ports() -> None:
@@ -222,10 +302,10 @@ def test_no_part_of_it_is_told_a_key() -> None:
 def test_the_stores_listen_on_the_fabric_only() -> None:
     plan = nvfp4(roles=APART, layout={"replicas": 2})
     etcd, nats = jobs_of(plan, TWO_GB200)[1:3]
-    assert flag(etcd, "--listen-client-urls") == "http://10.0.0.1:4105"
-    assert flag(etcd, "--listen-peer-urls") == "http://127.0.0.1:4111"
+    assert flag(etcd, "--listen-client-urls") == "http://10.0.0.1:4106"
+    assert flag(etcd, "--listen-peer-urls") == "http://127.0.0.1:4114"
     assert flag(nats, "--addr") == "10.0.0.1"
-    assert flag(nats, "--port") == "4106"
+    assert flag(nats, "--port") == "4107"
     assert not any(
         "0.0.0.0" in word for word in (*etcd.command.argv, *nats.command.argv)
     )
@@ -234,10 +314,11 @@ def test_the_stores_listen_on_the_fabric_only() -> None:
 def test_what_does_not_go_on_the_hosts_is_refused() -> None:
     with pytest.raises(UsageError, match="need 8 GPUs, and the host has 4"):
         jobs_of(nvfp4(layout={"replicas": 2}), GB200)
-    with pytest.raises(UsageError, match="cannot be divided evenly among 3 workers"):
+    with pytest.raises(UsageError, match="need 3 hosts of 4 GPUs, and 2 are given"):
         jobs_of(nvfp4(layout={"replicas": 3}), TWO_GB200)
     with pytest.raises(UsageError, match="9 workers on one host"):
-        jobs_of(nvfp4(layout={"replicas": 9, "tensor": 1}), GB200)
+        larger = GB200.model_copy(update={"gpus_per_host": 16})
+        jobs_of(nvfp4(layout={"replicas": 9, "tensor": 1}), larger)
     with pytest.raises(UsageError, match="needs 8 GPUs"):
         jobs_of(nvfp4(layout={"replicas": 2, "tensor": 8}), TWO_GB200)
 

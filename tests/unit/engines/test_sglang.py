@@ -204,6 +204,3 @@ def test_the_engine_knows_itself() -> None:
     engine = engine_named("sglang")
     assert engine.version() == "0.5.23"
     assert engine.refusal(None) is None  # type: ignore[arg-type]
-    prefill = BOX.model_copy(update={"role": "prefill"})
-    purposes = [each.purpose for each in engine.ports(glm("sglang"), prefill)]
-    assert purposes == ["API", "KV transfer bootstrap"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lemnos.errors import UsageError
-from lemnos.gateway import smg
+from lemnos.engines import smg
 from lemnos.gateway.compile import Compiled, compile_gateway, missing
 from lemnos.gateway.providers import providers
 from lemnos.spec.deployment import DeploymentSpec

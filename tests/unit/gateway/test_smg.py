@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lemnos.engines import smg
 from lemnos.errors import UsageError
-from lemnos.gateway import smg
 from lemnos.gateway.child import readable
 
 KEY = "kept-by-nobody"

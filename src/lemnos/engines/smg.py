@@ -3,7 +3,8 @@ how it is started.
 
 Its ``--api-key`` is both the key that it demands on its port and the one that it sends to its
 engines: one key of a group serves for both, so that nobody else on the machine can use it. It can
-be given by argv alone; ``smg_process.py`` makes that argv inside the process.
+be given by argv alone; ``smg_process.py`` makes that argv inside the process, for the gateway's own
+children, and ``ENTRY_CODE`` for a router that is a job of a unit.
 """
 
 from __future__ import annotations
@@ -20,12 +21,21 @@ from lemnos.errors import UsageError
 from lemnos.spec.targets import Router
 
 ENTRY = Path(__file__).with_name("smg_process.py")
+ENTRY_CODE = (
+    "import sys; from smg.cli import main; key = open(sys.argv[1]).read().strip(); "
+    "words = sys.argv[2:]; sys.argv = ['smg', *words]; main([*words, '--api-key', key])"
+)
+"""``python -I -c ENTRY_CODE KEY_FILE launch ...``: nothing of lemnos need be where a job runs."""
+HEALTH = "/readiness"
+"""Answers 200 while engines of both kinds are well; ``/health`` does without any."""
 HOST = "127.0.0.1"
 VERSIONS = SpecifierSet(">=1.13,<2")
 """1.13.0 was tried; another major version may have other options."""
 INSTALL = "lemnos engines install smg==1.13.0"
 GRACE_S = 600
 """How long a router that is replaced may finish its open requests."""
+UNIT_GRACE_S = 5
+"""One that ends with its engines has been drained before."""
 FOR_EVER_S = 10 * 365 * 86_400
 VERSION_CODE = "import importlib.metadata as m; print(m.version('smg'))"
 
@@ -79,14 +89,21 @@ def _version_at(python: Path) -> str | None:
         return None
 
 
-def arguments(router: Router, port: int, metrics_port: int) -> list[str]:
-    """Pure: what follows ``smg``, without the key."""
+def arguments(
+    router: Router,
+    port: int,
+    metrics_port: int,
+    *,
+    host: str = HOST,
+    grace_s: int = GRACE_S,
+) -> list[str]:
+    """Pure: what follows ``smg``, without the key. ``host``: the address of its API."""
     words = ["launch", "--pd-disaggregation", "--policy", router.policy]
     for worker in router.prefill:
         words += ["--prefill", worker.url, str(worker.bootstrap_port)]
     for url in router.decode:
         words += ["--decode", url]
-    words += ["--host", HOST, "--port", str(port)]
+    words += ["--host", host, "--port", str(port)]
     # Its metrics have a port of their own, which everybody reaches by default.
     words += ["--prometheus-host", HOST, "--prometheus-port", str(metrics_port)]
     # Nothing is kept of what was said, and no tokenizer is fetched: nodes may be offline.
@@ -97,4 +114,4 @@ def arguments(router: Router, port: int, metrics_port: int) -> list[str]:
     words += ["--health-check-interval-secs", "5", "--log-level", "warn"]
     # One that failed is tried again after so long; smg's own 60 s would outlast a restart.
     words += ["--cb-timeout-duration-secs", "5"]
-    return [*words, "--shutdown-grace-period-secs", str(GRACE_S)]
+    return [*words, "--shutdown-grace-period-secs", str(grace_s)]
