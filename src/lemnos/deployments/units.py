@@ -21,7 +21,7 @@ from lemnos.spec.clusters import LEDGER_IN_A_POD, POD_PORT, TARGETS_IN_A_POD
 from lemnos.spec.deployment import DeploymentSpec
 from lemnos.spec.place import Place
 from lemnos.spec.plan import Command, Job, Plan
-from lemnos.spec.unit import Unit
+from lemnos.spec.unit import Served, Unit
 from lemnos.transport.base import Transport
 from lemnos.transport.here import Here
 
@@ -83,6 +83,7 @@ def unit_of(
     """Pure: replica ``name`` of ``plan``. Raises UsageError for what the engine's version cannot do."""
     index = int(name.rpartition("-")[2])
     jobs = engine_named(plan.engine).jobs(plan, index, place, files)
+    version = plan.engine_version
     return Unit(
         deployment=plan.name,
         name=name,
@@ -90,6 +91,7 @@ def unit_of(
         jobs=jobs,
         place=place,
         start_s=shape_of(plan).start_s,
+        served=Served(engine=plan.engine, engine_version=version, model=plan.model),
     )
 
 

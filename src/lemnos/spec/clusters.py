@@ -24,7 +24,8 @@ class RaySpec(Value):
     """A Ray cluster: one that is there, or one that lemnos starts on hosts and ends with ``down``."""
 
     address: Line | None = None
-    """The dashboard of a cluster that is there: ``http://10.0.0.1:8265``."""
+    """The dashboard of a cluster that is there: ``http://10.0.0.1:8265``; by default the one of this
+    machine, or of the one behind ``via``."""
     hosts: tuple[Word, ...] = ()
     """Or the hosts to start one on, as the user's ssh_config knows them; the head first."""
     token_file: Line | None = None
@@ -35,8 +36,10 @@ class RaySpec(Value):
     """On the head's own loopback: whoever reaches it can run anything there."""
     first_port: Port = 21_000
     """The first of the ports that Ray's own processes and its workers listen on, on every host."""
+    python: Line | None = None
+    """The Python that has Ray, on its hosts; the one of ``venv`` by default, else ``python`` on the PATH."""
     cpus: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """That a replica takes on each host; the engine's GPUs alone, or its threads, by default."""
+    """That a replica takes on each host; without GPUs 1 by default, with them none."""
     resources: dict[Word, Annotated[float, Field(gt=0)]] = {}
     """Custom resources that each host of a replica must have: ``{h200: 1}``."""
     executor: Literal["ray", "engine"] = "ray"
@@ -122,6 +125,8 @@ class KubernetesSpec(Value):
     gpu_resource: Line = "nvidia.com/gpu"
     gpus_per_node: Annotated[int, Field(ge=0, le=1024)] | None = None
     """The plan's by default."""
+    resources: dict[Line, Line] = {}
+    """Whatever else a pod with GPUs takes: ``{rdma/ib: "1"}``."""
     cpus: Word | None = None
     """That a pod asks for."""
     memory: Word | None = None
@@ -151,6 +156,8 @@ class KubernetesSpec(Value):
     """Where KEDA asks: ``http://prometheus.monitoring:9090``."""
     monitor: bool = False
     """A ServiceMonitor for the Prometheus operator."""
+    monitor_namespace: Word = "monitoring"
+    """Whose pods may read the engines' metrics."""
     network_policy: bool = True
     """Engines are reached by the gateway and each other alone."""
     client_namespaces: tuple[Word, ...] = ()

@@ -5,8 +5,18 @@ from __future__ import annotations
 from typing import Literal
 
 from lemnos.spec.base import Value
+from lemnos.spec.facts import LocalModel
 from lemnos.spec.place import Place
 from lemnos.spec.plan import Job
+
+
+class Served(Value):
+    """What a replica serves and with what, for rooms that bring both to where it runs."""
+
+    engine: str
+    engine_version: str
+    model: LocalModel
+    """Its path is where the replica has it."""
 
 
 class Unit(Value):
@@ -23,6 +33,8 @@ class Unit(Value):
     """What starting is predicted to take: added to time limits."""
     after: str = ""
     """The unit that it takes over from, which still serves."""
+    served: Served | None = None
+    """None: the gateway, or a unit that no plan was made for."""
 
     @property
     def role(self) -> str:

@@ -1,0 +1,1 @@
+"""Units as objects of Kubernetes."""

@@ -1,0 +1,215 @@
+"""What stands around replicas: how they are reached, watched, scaled and kept. Pure."""
+
+from __future__ import annotations
+
+from lemnos.engines.base import engine_named
+from lemnos.errors import UsageError
+from lemnos.launchers.kubernetes.names import (
+    DEPLOYMENT,
+    OWNER,
+    RANK,
+    ROLE,
+    checked,
+    key_secret,
+    metadata,
+    object_name,
+    pod_labels,
+    selector,
+)
+from lemnos.launchers.kubernetes.pods import Object
+from lemnos.launchers.site import Site
+from lemnos.spec.clusters import POD_PORT
+from lemnos.spec.rooms import ScaleSpec
+from lemnos.spec.unit import Unit
+
+PIPE = "http"
+"""The name of the API's port."""
+
+
+def service(unit: Unit, site: Site) -> Object:
+    """Reaches the pod with the API, of a group the leader. It is ready when the engine says so."""
+    first = unit.jobs[0]
+    own = pod_labels(site, unit.name, first)
+    chosen = selector(site, unit.name) | {k: own[k] for k in (ROLE, RANK)}
+    spec = {
+        "selector": chosen,
+        "ports": [{"name": PIPE, "port": POD_PORT, "targetPort": first.port}],
+    }
+    name = object_name(unit.deployment, unit.name, "Service")
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(site, name, unit.name),
+        "spec": spec,
+    }
+
+
+def network_policy(unit: Unit, site: Site) -> Object:
+    """The unit's pods are reached by each other, by the deployment's gateway, and by what reads metrics.
+
+    ``kubectl port-forward`` comes from the node itself, which policies do not bind.
+    """
+    spec = site.spec.kubernetes
+    api = [{"port": unit.jobs[0].port, "protocol": "TCP"}]
+    gateway = {"matchLabels": selector(site) | {ROLE: "gateway"}}
+    own = {"matchLabels": selector(site, unit.name)}
+    rules: list[Object] = [
+        {"from": [{"podSelector": own}]},
+        {"from": [{"podSelector": gateway}], "ports": api},
+    ]
+    if spec.monitor:
+        there = {"kubernetes.io/metadata.name": spec.monitor_namespace}
+        who = {"namespaceSelector": {"matchLabels": there}}
+        rules.append({"from": [who], "ports": api})
+    name = object_name(unit.deployment, unit.name, "NetworkPolicy")
+    return policy(site, name, unit.name, own, rules)
+
+
+def policy(
+    site: Site, name: str, unit: str, pods: Object, rules: list[Object]
+) -> Object:
+    """A NetworkPolicy for what comes in."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(site, name, unit),
+        "spec": {"podSelector": pods, "policyTypes": ["Ingress"], "ingress": rules},
+    }
+
+
+def scaler(unit: Unit, site: Site, workload: Object) -> list[Object]:
+    """What adds and takes replicas by how many requests wait; none without ``scale:``.
+
+    Raises UsageError where the engine or its kind cannot be scaled so.
+    """
+    scale = site.spec.scale
+    if scale is None:
+        return []
+    waiting = engine_named(unit.served.engine).metrics.waiting if unit.served else None
+    if waiting is None or workload["kind"] not in ("Deployment", "LeaderWorkerSet"):
+        raise UsageError(
+            f"a {workload['kind']} is not scaled by lemnos",
+            where="scale",
+            fix="leave it out, and plan with more replicas; Dynamo has a planner of its own",
+        )
+    target = {
+        "apiVersion": workload["apiVersion"],
+        "kind": workload["kind"],
+        "name": workload["metadata"]["name"],
+    }
+    make = _keda if site.spec.kubernetes.autoscale == "keda" else _hpa
+    return [make(unit, site, scale, target, waiting)]
+
+
+def metric_of(waiting: str) -> str:
+    """``vllm_num_requests_waiting``: a metric as an adapter serves it, whose API takes no colon."""
+    return waiting.replace(":", "_")
+
+
+def _hpa(
+    unit: Unit, site: Site, scale: ScaleSpec, target: Object, waiting: str
+) -> Object:
+    average = {"type": "AverageValue", "averageValue": _quantity(scale.queue)}
+    metric = {"metric": {"name": metric_of(waiting)}, "target": average}
+    spec = {
+        "scaleTargetRef": target,
+        "minReplicas": scale.min,
+        "maxReplicas": scale.max,
+        "metrics": [{"type": "Pods", "pods": metric}],
+        "behavior": _behavior(scale),
+    }
+    return _scaler("autoscaling/v2", "HorizontalPodAutoscaler", unit, site, spec)
+
+
+def _keda(
+    unit: Unit, site: Site, scale: ScaleSpec, target: Object, waiting: str
+) -> Object:
+    asked = f'sum({waiting}{{pod=~"{target["name"]}-.*"}})'
+    trigger = {
+        "type": "prometheus",
+        "metadata": {
+            "serverAddress": site.spec.kubernetes.prometheus or "",
+            "query": asked,
+            "threshold": f"{scale.queue:g}",
+        },
+    }
+    spec = {
+        "scaleTargetRef": target,
+        "minReplicaCount": scale.min,
+        "maxReplicaCount": scale.max,
+        "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior(scale)}},
+        "triggers": [trigger],
+    }
+    return _scaler("keda.sh/v1alpha1", "ScaledObject", unit, site, spec)
+
+
+def _behavior(scale: ScaleSpec) -> Object:
+    """One replica more or less at a time, after what the spec says; an hour is the most (HPA's own)."""
+    one = [{"type": "Pods", "value": 1, "periodSeconds": 60}]
+    up, down = (min(round(s), 3600) for s in (scale.up_after_s, scale.down_after_s))
+    return {
+        "scaleUp": {"stabilizationWindowSeconds": up, "policies": one},
+        "scaleDown": {"stabilizationWindowSeconds": down, "policies": one},
+    }
+
+
+def _quantity(value: float) -> str:
+    """In thousandths, where it is not whole: ``2500m``."""
+    return f"{value:g}" if value == round(value) else f"{round(value * 1000)}m"
+
+
+def _scaler(api: str, kind: str, unit: Unit, site: Site, spec: Object) -> Object:
+    name = object_name(unit.deployment, unit.name, kind)
+    return {
+        "apiVersion": api,
+        "kind": kind,
+        "metadata": metadata(site, name, unit.name),
+        "spec": spec,
+    }
+
+
+def disruption_budget(site: Site) -> Object:
+    """Drains of nodes take the deployment's pods one at a time; pods that are not ready hold nothing up."""
+    chosen = selector(site)
+    spec = {
+        "maxUnavailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {
+            "matchLabels": chosen,
+            # Not the Job that pulls the model.
+            "matchExpressions": [{"key": RANK, "operator": "Exists"}],
+        },
+    }
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(site, checked(site.deployment, "PodDisruptionBudget")),
+        "spec": spec,
+    }
+
+
+def service_monitor(site: Site) -> Object:
+    """Engines and gateway, each at its /metrics; llama.cpp wants its key for that."""
+    credentials = {"name": key_secret(site.deployment), "key": "key"}
+    spec = {
+        "selector": {
+            "matchLabels": {
+                DEPLOYMENT: site.deployment,
+                OWNER: site.owner,
+            }
+        },
+        "endpoints": [
+            {
+                "port": PIPE,
+                "path": "/metrics",
+                "interval": "15s",
+                "authorization": {"type": "Bearer", "credentials": credentials},
+            }
+        ],
+    }
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "metadata": metadata(site, checked(site.deployment, "ServiceMonitor")),
+        "spec": spec,
+    }

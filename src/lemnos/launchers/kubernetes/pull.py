@@ -1,0 +1,23 @@
+"""Runs in a pod, in the engine's own image: fills TARGET with the model, then writes MARKER.
+
+Pods of one node that share a directory take turns; what a pull that ended left is gone on with.
+"""
+
+import fcntl
+import os
+import pathlib
+import sys
+
+marker = pathlib.Path(os.environ["MARKER"])
+marker.parent.mkdir(parents=True, exist_ok=True)
+with open(f"{marker}.lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if marker.exists():
+        sys.exit(0)
+    from huggingface_hub import snapshot_download
+
+    repo, revision = os.environ["REPO"], os.environ["REVISION"]
+    print(f"pulls {repo} at {revision}", flush=True)  # noqa: T201
+    snapshot_download(repo, revision=revision, local_dir=os.environ["TARGET"])
+    marker.touch()
+    print("the model is whole", flush=True)  # noqa: T201
