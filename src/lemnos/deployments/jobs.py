@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lemnos.deployments.state import (
+    Cross,
     Effect,
     JobState,
     Note,
@@ -23,7 +24,10 @@ HEALTH_INTERVAL_S = 10.0
 START_PROBE_INTERVAL_S = 0.2
 """Between probes of a job that is starting, and of the endpoint."""
 MISSED_PROBES = 3
-"""So many health probes missed in a row, and the job counts as hung."""
+"""So many health probes missed in a row, and the job counts as hung; so with completions."""
+CROSS_S = 60.0
+"""Between completions asked of a replica of several roles that serves: each of them may be well while
+nothing passes from one to the other. Sooner after one that was not answered."""
 ENGINE_GRACE_S = 10.0
 GATEWAY_GRACE_S = 35.0
 """From a polite signal to SIGKILL; the gateway finishes open streams for up to 30 s."""
@@ -51,7 +55,10 @@ def step(
     job = _running(job, seen, effects)
     if unit.broken:
         return kill(job, seen.now, rules.restart, effects), unit.broken
-    return _probed(job, seen, rules, effects)
+    job, why = _probed(job, seen, rules, effects)
+    if why or rules.cross_s is None or job.status != "ready" or is_gateway(job):
+        return job, why
+    return _crossed(job, seen, rules.cross_s, rules.restart, effects)
 
 
 def became(job: JobState, status: str, now: float, **changes: Any) -> JobState:
@@ -61,6 +68,8 @@ def became(job: JobState, status: str, now: float, **changes: Any) -> JobState:
         "since": now,
         "probed_at": 0.0,
         "missed": 0,
+        "crossed_at": now,
+        "uncrossed": 0,
         "signals": 0,
     }
     return job.model_copy(update=fresh | changes)
@@ -195,4 +204,26 @@ def _probed(
         completion = job.status == "starting" and not is_gateway(job)
         effects.append(Probe(job=job.name, completion=completion))
         job = job.model_copy(update={"probed_at": now})
+    return job, ""
+
+
+def _crossed(
+    job: JobState,
+    seen: Observed,
+    every_s: float,
+    restart: RestartSpec,
+    effects: list[Effect],
+) -> tuple[JobState, str]:
+    """Of a replica of several roles that serves: whether answers still cross all of them."""
+    now, sight = seen.now, seen_of(job, seen)
+    if sight.crossed is not None:
+        uncrossed = 0 if sight.crossed else job.uncrossed + 1
+        job = job.model_copy(update={"uncrossed": uncrossed})
+    if job.uncrossed >= MISSED_PROBES:
+        why = f"answers no completion ({sight.cross_error or 'no answer'})"
+        return kill(job, now, restart, effects), why
+    interval = HEALTH_INTERVAL_S if job.uncrossed else every_s
+    if not 0 <= now - job.crossed_at < interval:
+        effects.append(Cross(job=job.name))
+        job = job.model_copy(update={"crossed_at": now})
     return job, ""

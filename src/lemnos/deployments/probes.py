@@ -7,25 +7,31 @@ from collections.abc import Callable, Sequence
 
 COMPLETION_TIMEOUT_S = 120.0
 """A first completion may compile kernels."""
+CROSS_TIMEOUT_S = 300.0
+"""One among many others waits its turn: only a replica that answers nobody may be found hung."""
 HEALTH_TIMEOUT_S = 5.0
 AT_ONCE = 64
 """Probes in flight: a thousand replicas must not mean a thousand threads."""
 
 
-def health(url: str) -> str:
-    """GET /health: enough to see that a process which worked still answers."""
+def health(url: str, path: str = "/health") -> str:
+    """GET ``path``: enough to see that a process which worked still answers."""
     import httpx2
 
     try:
         with httpx2.Client(trust_env=False, timeout=HEALTH_TIMEOUT_S) as client:
-            code = client.get(f"{url}/health").status_code
+            code = client.get(f"{url}{path}").status_code
     except httpx2.HTTPError as error:
-        return f"/health: {error or type(error).__name__}"
-    return "" if code == 200 else f"/health answered {code}"
+        return f"{path}: {error or type(error).__name__}"
+    return "" if code == 200 else f"{path} answered {code}"
 
 
 def completion(
-    url: str, model: str, key: str | None, expected: Sequence[str] = ()
+    url: str,
+    model: str,
+    key: str | None,
+    expected: Sequence[str] = (),
+    timeout_s: float = COMPLETION_TIMEOUT_S,
 ) -> str:
     """One real token: engines were seen answering /health with 200 and failing this.
 
@@ -37,7 +43,7 @@ def completion(
     body = {"model": model, "prompt": "Hello", "max_tokens": 1}
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        with httpx2.Client(trust_env=False, timeout=COMPLETION_TIMEOUT_S) as client:
+        with httpx2.Client(trust_env=False, timeout=timeout_s) as client:
             answer = client.post(f"{url}/v1/completions", json=body, headers=headers)
     except httpx2.HTTPError as error:
         return str(error) or type(error).__name__

@@ -22,6 +22,9 @@ class Rules(Value):
     ready_timeout_s: float = 600.0
     drain_s: float = 30.0
     """The longest that a replica which leaves waits for its open requests."""
+    cross_s: float | None = None
+    """How often a replica of several roles that serves is asked for a completion, which only all of
+    them together can answer; None: its health is enough."""
     lead_s: float | None = None
     """How long before its end a replica's successor is started; None: none is."""
     scale: ScaleSpec | None = None
@@ -46,6 +49,10 @@ class JobState(Value):
     probed_at: float = 0.0
     missed: int = 0
     """Health probes missed in a row."""
+    crossed_at: float = 0.0
+    """When it was last asked for a completion while it served."""
+    uncrossed: int = 0
+    """Such completions without an answer, in a row."""
     failures: int = 0
     """Ends in a row without a steady time between them; sets the backoff."""
     signals: int = 0
@@ -106,6 +113,9 @@ class JobSeen(Value):
     probe: bool | None = None
     """The answer of a probe that finished since the last tick."""
     probe_error: str = ""
+    crossed: bool | None = None
+    """The same of a completion that crosses all roles of a replica that serves."""
+    cross_error: str = ""
 
 
 class Observed(Value):
@@ -154,6 +164,12 @@ class Probe(Value):
     completion: bool
 
 
+class Cross(Value):
+    """Ask this job, which serves, for a completion, beside its health."""
+
+    job: str
+
+
 class ProbeEndpoint(Value):
     """Ask for a real completion through the endpoint."""
 
@@ -193,7 +209,16 @@ class Finish(Value):
 
 
 Effect = (
-    Start | Signal | Probe | ProbeEndpoint | Publish | Failure | Refuse | Note | Finish
+    Start
+    | Signal
+    | Probe
+    | Cross
+    | ProbeEndpoint
+    | Publish
+    | Failure
+    | Refuse
+    | Note
+    | Finish
 )
 
 

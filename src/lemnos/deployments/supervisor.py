@@ -18,9 +18,11 @@ from lemnos import leases
 from lemnos.deployments import lifecycle, probes, targets
 from lemnos.deployments.files import Files, rotate, telling
 from lemnos.deployments.fleet import Fleet
+from lemnos.deployments.jobs import CROSS_S
 from lemnos.deployments.stages import Stages
 from lemnos.deployments.state import (
     GATEWAY,
+    Cross,
     Effect,
     Failure,
     Finish,
@@ -38,10 +40,13 @@ from lemnos.deployments.state import (
     State,
 )
 from lemnos.deployments.status import identity
+from lemnos.deployments.units import health_path
+from lemnos.engines.workers import is_group
 from lemnos.errors import LemnosError
 from lemnos.launchers.shape import replicas_of
 from lemnos.records.store import Store
 from lemnos.spec.deployment import DeploymentSpec
+from lemnos.spec.plan import Plan
 from lemnos.spec.rooms import SchedulerSpec
 from lemnos.spec.status import Phase
 
@@ -148,8 +153,9 @@ class Supervisor:
             row = self._store.deployment(self._name) or row
         self._fleet.look(self._state)
         seen = self._observe(row)
-        spec = self._fleet.plan(seen.revision).spec
-        state, effects = lifecycle.tick(self._state, seen, self._rules(spec))
+        plan = self._fleet.plan(seen.revision)
+        spec = plan.spec
+        state, effects = lifecycle.tick(self._state, seen, self._rules(plan))
         over = False
         for effect in effects:
             self._do(effect)
@@ -176,7 +182,14 @@ class Supervisor:
         jobs = {}
         for name, unit in self._fleet.seen.items():
             ok, error = self._probes.take(name)
-            jobs[name] = JobSeen(unit=unit, probe=ok, probe_error=error)
+            crossed, why = self._probes.take(_crossing(name))
+            jobs[name] = JobSeen(
+                unit=unit,
+                probe=ok,
+                probe_error=error,
+                crossed=crossed,
+                cross_error=why,
+            )
         ok, error = self._probes.take("endpoint")
         revision = int(row["revision"])
         known = {revision, self._state.revision, self._state.trial} - {0}
@@ -198,7 +211,8 @@ class Supervisor:
         plan = self._fleet.plan(revision)
         return int(row["replicas"] or plan.spec.replicas or replicas_of(plan))
 
-    def _rules(self, spec: DeploymentSpec) -> Rules:
+    def _rules(self, plan: Plan) -> Rules:
+        spec = plan.spec
         room = _scheduler(spec)
         lead_s = None
         if room and room.chain:
@@ -207,6 +221,7 @@ class Supervisor:
             restart=spec.restart,
             ready_timeout_s=spec.ready_timeout_s,
             drain_s=room.drain_s if room else 30.0,
+            cross_s=CROSS_S if is_group(plan) else None,
             lead_s=lead_s,
             scale=spec.scale,
         )
@@ -228,6 +243,8 @@ class Supervisor:
                 self._fleet.cancel(job, kill=kill)
             case Probe(job=job, completion=completion):
                 self._probe(job, completion)
+            case Cross(job=job):
+                self._cross(job)
             case ProbeEndpoint():
                 self._probe_endpoint()
             case Publish(engines=engines, revision=revision):
@@ -251,12 +268,25 @@ class Supervisor:
         if unit is None or not unit.url:
             return  # it runs, and has not said where yet
         url = unit.url
+        plan = self._fleet.plan_of(name, self._state)
         if not completion:
-            self._probes.start(name, lambda: probes.health(url))
+            path = health_path(plan)
+            self._probes.start(name, lambda: probes.health(url, path))
             return
+        key, model = self._files.engine_key.read_text(), plan.served_name
+        self._probes.start(name, lambda: probes.completion(url, model, key))
+
+    def _cross(self, name: str) -> None:
+        unit = self._fleet.seen.get(name)
+        if unit is None or not unit.url:
+            return
+        url, wait_s = unit.url, probes.CROSS_TIMEOUT_S
         key = self._files.engine_key.read_text()
         model = self._fleet.plan_of(name, self._state).served_name
-        self._probes.start(name, lambda: probes.completion(url, model, key))
+        self._probes.start(
+            _crossing(name),
+            lambda: probes.completion(url, model, key, timeout_s=wait_s),
+        )
 
     def _probe_endpoint(self) -> None:
         state = self._state
@@ -378,6 +408,11 @@ def _tell(error: Exception) -> None:
     else:
         traceback.print_exception(error)
     sys.stderr.flush()
+
+
+def _crossing(name: str) -> str:
+    """The name of a replica's probe by completions, which runs beside that of its health."""
+    return f"{name} completion"
 
 
 def _scheduler(spec: DeploymentSpec) -> SchedulerSpec | None:

@@ -8,13 +8,23 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lemnos import paths
+from lemnos.engines.workers import is_group
 from lemnos.errors import LemnosError
 from lemnos.gateway.compile import check_prices, cloud_targets
 from lemnos.gateway.keys import digest, read_keys
 from lemnos.gateway.providers import providers
 from lemnos.spec.deployment import DeploymentSpec, EndpointSpec
 from lemnos.spec.plan import Plan
-from lemnos.spec.targets import ClientKey, Route, Target, TargetTable
+from lemnos.spec.targets import (
+    DYNAMO_APIS,
+    ENGINE_APIS,
+    GROUP_APIS,
+    Api,
+    ClientKey,
+    Route,
+    Target,
+    TargetTable,
+)
 
 OWN_KEY = "lemnos-itself"
 """The key with which lemnos asks the endpoint whether it is ready, and measures it."""
@@ -32,8 +42,9 @@ def table_for(
     """Pure: the table in which ``engines`` (name -> base URL) serve the plan's model,
     and behind them the clouds of its endpoint. Raises UsageError for an unknown provider."""
     endpoint = plan.spec.endpoint
+    apis = _apis(plan)
     targets = tuple(
-        Target(name=name, base_url=url, key_file=key_file)
+        Target(name=name, base_url=url, key_file=key_file, apis=apis)
         for name, url in engines.items()
     )
     route = Route(
@@ -46,6 +57,13 @@ def table_for(
         context=plan.context,
     )
     return TargetTable(revision=revision, routes=(route,), keys=keys)
+
+
+def _apis(plan: Plan) -> tuple[Api, ...]:
+    """What a replica serves: a group what its router or frontend does; the rest is translated."""
+    if not is_group(plan):
+        return ENGINE_APIS
+    return DYNAMO_APIS if plan.engine == "dynamo" else GROUP_APIS
 
 
 def check_endpoint(spec: DeploymentSpec) -> None:

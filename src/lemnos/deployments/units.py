@@ -10,7 +10,9 @@ from lemnos import paths
 from lemnos.deployments.files import Files
 from lemnos.deployments.in_pods import PYTHON, is_in_pods
 from lemnos.deployments.state import GATEWAY
+from lemnos.engines import smg
 from lemnos.engines.base import JobFiles, engine_named
+from lemnos.engines.workers import is_group
 from lemnos.errors import UsageError
 from lemnos.gateway.ledger import default_path, sqlite_url
 from lemnos.launchers.base import Launcher
@@ -93,6 +95,13 @@ def unit_of(
         start_s=shape_of(plan).start_s,
         served=Served(engine=plan.engine, engine_version=version, model=plan.model),
     )
+
+
+def health_path(plan: Plan) -> str:
+    """Pure: what answers 200 while a replica is well; behind a router, while its engines are, too."""
+    if plan.engine == "sglang" and is_group(plan):
+        return smg.HEALTH
+    return engine_named(plan.engine).health
 
 
 def gateway_unit(plan: Plan, url: str, files: Files) -> Unit:

@@ -32,6 +32,9 @@ GROUP_APIS: tuple[Api, ...] = ("chat", "completions")
 """What a prefill/decode group serves: smg 1.13 has no embeddings and no /tokenize in this mode,
 and keeps an engine's answers apart from the others'. Messages are translated."""
 
+DYNAMO_APIS: tuple[Api, ...] = ("chat", "completions", "embeddings", "responses")
+"""What Dynamo's frontend serves; it refuses Anthropic's messages by default, and has no /tokenize."""
+
 Policy = Literal["local-first", "cloud-first", "cheapest", "local-within"]
 """Which targets are asked first. ``local-within``: local ones, but the cloud where they would
 let a request wait for its first token longer than ``within_ms``."""

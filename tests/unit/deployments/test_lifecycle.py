@@ -5,12 +5,13 @@ from __future__ import annotations
 from lemnos.deployments import jobs
 from lemnos.deployments.state import (
     GATEWAY,
+    Cross,
     Probe,
     Signal,
     Start,
 )
 from lemnos.spec.status import Phase
-from tests.unit.deployments.world import RESTART, World, ready_world
+from tests.unit.deployments.world import RESTART, RULES, World, ready_world
 
 
 def test_gateway_and_engine_start_together_and_become_ready() -> None:
@@ -123,6 +124,54 @@ def test_one_missed_probe_is_forgiven() -> None:
         world.works["engine-0"] = works
         world.tick(jobs.HEALTH_INTERVAL_S)
     assert world.state.phase == Phase.ready
+
+
+def ready_group() -> World:
+    """A replica of several roles that serves."""
+    world = World(rules=RULES.model_copy(update={"cross_s": jobs.CROSS_S}))
+    world.until(Phase.ready)
+    return world
+
+
+def crossings(world: World, seconds: float) -> list[float]:
+    """When completions were asked for, in so many seconds of ticks."""
+    asked = []
+    for _ in range(int(seconds)):
+        if Cross(job="engine-0") in world.tick():
+            asked.append(world.now)
+    return asked
+
+
+def test_a_group_that_serves_is_asked_for_completions_and_others_are_not() -> None:
+    asked = crossings(ready_group(), 4 * jobs.CROSS_S + 1)
+    assert len(asked) == 4
+    assert crossings(ready_world(), 4 * jobs.CROSS_S) == []
+
+
+def test_a_group_through_which_nothing_passes_is_brought_back() -> None:
+    """All of its parts are well, each for itself."""
+    world = ready_group()
+    world.crosses = False
+    first, second, *_ = crossings(world, jobs.CROSS_S + jobs.HEALTH_INTERVAL_S + 3)
+    assert second - first <= jobs.HEALTH_INTERVAL_S + 1, "sooner, once one failed"
+    for _ in range(int(jobs.MISSED_PROBES * jobs.HEALTH_INTERVAL_S)):
+        world.tick()
+        if not world.published:
+            break
+    assert world.published == ()
+    assert world.state.why == "engine-0 answers no completion (no answer)"
+    world.crosses = True
+    world.until(Phase.ready)
+    assert world.state.restarts == 1
+
+
+def test_one_completion_that_a_group_did_not_answer_is_forgiven() -> None:
+    world = ready_group()
+    for crosses in (False, True) * 4:
+        world.crosses = crosses
+        while Cross(job="engine-0") not in world.tick():
+            pass
+    assert world.state.phase == Phase.ready and not world.state.restarts
 
 
 def test_a_gateway_that_ends_comes_back_and_the_engine_stays() -> None:

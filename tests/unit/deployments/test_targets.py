@@ -10,8 +10,11 @@ import pytest
 from lemnos.deployments.targets import OWN_KEY, check_endpoint, keys_for, table_for
 from lemnos.errors import LemnosError
 from lemnos.gateway.keys import add_key, digest
-from lemnos.spec.targets import TargetTable
+from lemnos.spec.plan import Plan
+from lemnos.spec.proposal import Role
+from lemnos.spec.targets import DYNAMO_APIS, ENGINE_APIS, GROUP_APIS, TargetTable
 from tests import samples
+from tests.unit.engines.rendered import glm
 
 CLOUD = {"provider": "openrouter", "model": "openai/gpt-oss-20b"}
 
@@ -38,6 +41,17 @@ def test_without_more_it_is_keyless_and_local() -> None:
     ]
     assert {t.key_file for t in route.targets} == {"/k"}
     assert (route.policy, route.context, route.created) == ("local-first", 4096, 7)
+
+
+def test_a_group_is_asked_only_for_what_its_router_serves() -> None:
+    def apis(plan: Plan) -> tuple[str, ...]:
+        made = table_for(plan, {"engine-0": "http://h:1"}, revision=1, key_file="/k", keys=(), created=1)  # fmt: skip
+        return made.routes[0].targets[0].apis
+
+    roles = Role(prefill=1, decode=1)
+    assert apis(glm("sglang")) == ENGINE_APIS
+    assert apis(glm("sglang", roles=roles)) == GROUP_APIS
+    assert apis(glm("dynamo", roles=roles)) == DYNAMO_APIS
 
 
 def test_a_cloud_and_keys_of_both_kinds(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from lemnos.deployments import lifecycle as life
 from lemnos.deployments.state import (
     GATEWAY,
+    Cross,
     Effect,
     Failure,
     Finish,
@@ -60,6 +61,9 @@ class World:
         self.published_revision = 0
         self.finished: Phase | None = None
         self.answers: dict[str, bool] = {}
+        self.crosses = True
+        """Whether a completion crosses all roles of a replica."""
+        self.crossed: dict[str, bool] = {}
         self.starts: list[tuple[float, str]] = []
         self.notes: list[str] = []
         self.failures: list[Failure] = []
@@ -74,7 +78,9 @@ class World:
             else:
                 unit = {"state": "ended", "why": self.ended[name]}
             jobs[name] = JobSeen(
-                unit=UnitStatus(**unit), probe=self.answers.pop(name, None)
+                unit=UnitStatus(**unit),
+                probe=self.answers.pop(name, None),
+                crossed=self.crossed.pop(name, None),
             )
         return Observed.model_validate(
             {
@@ -128,6 +134,9 @@ class World:
             case Probe(job=job):
                 assert job in self.alive, "a job that does not run was probed"
                 self.answers[job] = self.works.get(job, True)
+            case Cross(job=job):
+                assert job in self.alive, "a job that does not run was asked"
+                self.crossed[job] = self.crosses
             case ProbeEndpoint():
                 works = GATEWAY in self.alive and bool(self.published)
                 self.answers["endpoint"] = works and self.endpoint_works
