@@ -310,7 +310,9 @@ def _rank(job: Job, unit: Unit, site: Site, *, alone: bool) -> str:
         chosen = 0
     contained, removal = _contained(job, unit, site)
     return script(
-        "pbs_rank.sh.j2",
+        "rank.sh.j2",
+        by=Shell("by batch.sh"),
+        leaves="",
         directory=site.unit_directory(unit.name),
         name=name_of(job),
         mark=_mark(job, unit, site),
