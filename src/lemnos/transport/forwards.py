@@ -1,6 +1,6 @@
-"""A port of this machine that leads to another host's, through SSH, and stays there.
+"""A port of this machine that leads elsewhere through a child, and stays there.
 
-``ssh -N -L`` as a child, watched by a thread: when it ends (the network, the login node's
+``ssh -N -L`` or ``kubectl port-forward``, watched by a thread: when it ends (the network, the login node's
 restart), it is started again on the same local port. It dies with this process, however that ends.
 """
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable, Sequence
 
 from lemnos.errors import LemnosError
 from lemnos.transport import sayings
@@ -21,6 +22,9 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 """Between tries, doubled from one to the next."""
 START_S = 30.0
 """A first try that takes longer is given up."""
+
+Problem = Callable[[int, str], LemnosError]
+"""From a child's exit code and words to what they mean."""
 
 # Becomes the command, which is ended when the thread that started it is (prctl: PR_SET_PDEATHSIG, SIGTERM).
 # A process of its own does this, because what runs between fork and exec of threads may not be Python.
@@ -33,18 +37,43 @@ os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 
-class Forward:
-    """``url`` leads to ``target:port``, as ``via`` sees it, until ``close``. Raises LemnosError if it
-    cannot be made."""
+def tethered(command: Sequence[str]) -> list[str]:
+    """``command`` such that it ends with the thread that starts it."""
+    here = [sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid())]
+    return [*here, *command]
 
-    def __init__(self, command: list[str], via: str, target: str, port: int) -> None:
-        self._local = _free_port()
-        self.url = f"http://127.0.0.1:{self._local}"
-        bracketed = f"[{target}]" if ":" in target else target
-        spec = f"127.0.0.1:{self._local}:{bracketed}:{port}"
+
+def over_ssh(command: Sequence[str], via: str, target: str, port: int) -> Forward:
+    """Its ``url`` leads to ``target:port``, as ``via`` sees it. Raises LemnosError."""
+    bracketed = f"[{target}]" if ":" in target else target
+
+    def of(local: int) -> list[str]:
+        spec = f"127.0.0.1:{local}:{bracketed}:{port}"
         fails = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", spec]
-        self._command = [*command, *fails, "--", via]
-        self._via = via
+        return [*command, *fails, "--", via]
+
+    def problem(code: int, said: str) -> LemnosError:
+        return sayings.problem(via, code, said)
+
+    return Forward(of, f"{target}:{port}", via, problem)
+
+
+class Forward:
+    """``url`` leads to ``target`` by the child whose command ``of`` gives for a local port, until
+    ``close``. Raises LemnosError if it cannot be made: ``problem`` says why, ``where`` who refuses."""
+
+    def __init__(
+        self,
+        of: Callable[[int], Sequence[str]],
+        target: str,
+        where: str,
+        problem: Problem,
+        local: int | None = None,
+    ) -> None:
+        self._local = local or _free_port()
+        self.url = f"http://127.0.0.1:{self._local}"
+        self._command = of(self._local)
+        self._problem = problem
         self._closing = threading.Event()
         self._tried = threading.Event()
         self._why: LemnosError | None = None
@@ -53,7 +82,7 @@ class Forward:
         self._thread.start()
         if not self._tried.wait(START_S):
             self._why = LemnosError(
-                f"the forward to {target}:{port} does not come up", where=via
+                f"the forward to {target} does not come up", where=where
             )
         if self._why:
             self.close()
@@ -84,15 +113,7 @@ class Forward:
         with (
             tempfile.TemporaryFile() as words,
             subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    "-c",
-                    _TETHER,
-                    str(os.getpid()),
-                    *self._command,
-                ],
+                tethered(self._command),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=words,
@@ -109,7 +130,7 @@ class Forward:
             if not came_up:
                 words.seek(0)
                 said = words.read().decode(errors="replace")
-                self._why = sayings.problem(self._via, code, said)
+                self._why = self._problem(code, said)
         return came_up
 
     def _listens(self, child: subprocess.Popen[bytes]) -> bool:

@@ -18,7 +18,7 @@ from typing import IO
 from lemnos.errors import LemnosError, UsageError
 from lemnos.transport import sayings, sharing, wrapping
 from lemnos.transport.base import Done
-from lemnos.transport.forwards import Forward
+from lemnos.transport.forwards import Forward, over_ssh
 
 CONNECT_S = 10
 """A host that does not answer is waited for so long."""
@@ -105,7 +105,7 @@ exit 1
             if known is None:
                 own = [] if self._is_users_own() else ["-S", "none"]
                 command = [*self._command, *ALIVE, *own]
-                known = Forward(command, self.host, host, port)
+                known = over_ssh(command, self.host, host, port)
                 self._forwards[host, port] = known
         return known.url
 

@@ -183,7 +183,8 @@ class Pod:
         """Ready as its probes say: startup first, then readiness; without any, as it runs."""
         for kind in ("startupProbe", "readinessProbe"):
             while probe := each.spec.get(kind):
-                if each.process and await asyncio.to_thread(answers, probe, self.ip, each.spec):  # fmt: skip
+                ready = await asyncio.to_thread(answers, probe, self.ip, each.spec)
+                if each.process and ready:
                     break
                 await asyncio.sleep(0.1)
         while not each.process:
