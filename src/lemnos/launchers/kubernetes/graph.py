@@ -9,6 +9,7 @@ component_worker.go): what the engine's own jobs say of that is left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from lemnos.errors import UsageError
 from lemnos.launchers.kubernetes import argv
@@ -83,11 +84,13 @@ def _frontend(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
     main = _container(job, unit, site, words, {})
     main["ports"] = [{"name": "http", "containerPort": job.port}]
     main |= {k: v for k, v in probes(unit, site).items() if k != "startupProbe"}
+    # It reads the model's tokenizer, where the workers say that the model is.
+    template = {"spec": _pod(unit, site, nodes, main, "")}
     return {
         "componentType": "frontend",
         "replicas": 1,
         "extraPodMetadata": {"labels": pod_labels(site, unit.name, job)},
-        "extraPodSpec": _pod(unit, site, nodes, main),
+        "extraPodSpec": with_weights(template, unit, site)["spec"],
     }
 
 
@@ -113,8 +116,8 @@ def _workers(
     found["resources"] = _resources(first, unit, site)
     found["sharedMemory"] = {"size": spec.shared_memory}
     found["extraPodMetadata"] = {"labels": pod_labels(site, unit.name, first)}
-    placed = with_weights({"spec": _pod(unit, site, nodes, main)}, unit, site)["spec"]
-    found["extraPodSpec"] = placed
+    template = {"spec": _pod(unit, site, nodes, main, "must" if span > 1 else "should")}
+    found["extraPodSpec"] = with_weights(template, unit, site)["spec"]
     return found
 
 
@@ -148,14 +151,19 @@ def _container(
     }
 
 
-def _pod(unit: Unit, site: Site, nodes: NodeFacts, main: Object) -> Object:
+def _pod(
+    unit: Unit,
+    site: Site,
+    nodes: NodeFacts,
+    main: Object,
+    near: Literal["must", "should", ""],
+) -> Object:
     """What is ours of the pod. Its service account is the operator's: workers find each other by asking
     Kubernetes. /dev/shm is the operator's too (sharedMemory)."""
-    found = pod(unit, site, nodes, [])
+    found = pod(unit, site, nodes, [], near=near)
     for key in ("automountServiceAccountToken", "containers"):
         del found[key]
     found["volumes"] = [each for each in found["volumes"] if each["name"] != "shm"]
-    # with_weights gives the volume to the pod's containers.
     return found | {"mainContainer": main}
 
 

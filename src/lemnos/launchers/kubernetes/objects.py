@@ -59,6 +59,12 @@ def kind_of(unit: Unit, site: Site) -> str:
     is asked for cannot run the unit."""
     asked = site.spec.kubernetes.kind
     hosts, graphed = len(unit.place.hosts), unit.jobs[0].part == "frontend"
+    if unit.jobs[0].part == "router":
+        raise UsageError(
+            "prefill and decode apart are Dynamo's on Kubernetes",
+            where="engine",
+            fix="use engine: dynamo, around the same workers",
+        )
     if asked == "auto":
         if graphed:
             return "dynamo"

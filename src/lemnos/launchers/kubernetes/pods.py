@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -181,8 +181,18 @@ def startup(unit: Unit, site: Site) -> Object:
     }
 
 
-def pod(unit: Unit, site: Site, nodes: NodeFacts, containers: list[Object]) -> Object:
-    """The spec of a pod around its containers, but for the model's volume."""
+def pod(
+    unit: Unit,
+    site: Site,
+    nodes: NodeFacts,
+    containers: list[Object],
+    *,
+    near: Literal["must", "should", ""] = "must",
+) -> Object:
+    """The spec of a pod around its containers, but for the model's volume.
+
+    ``near``: whether it goes to the NVLink domain of the unit's other pods, where hosts have such.
+    """
     spec = site.spec.kubernetes
     found: Object = {
         "automountServiceAccountToken": False,
@@ -191,8 +201,8 @@ def pod(unit: Unit, site: Site, nodes: NodeFacts, containers: list[Object]) -> O
     } | placed(spec, nodes)
     if spec.service_account:
         found["serviceAccountName"] = spec.service_account
-    if unit.place.multi_node_nvlink and len(unit.place.hosts) > 1:
-        found["affinity"] = _one_nvlink_domain(site, unit)
+    if near and unit.place.multi_node_nvlink and len(unit.place.hosts) > 1:
+        found["affinity"] = _one_nvlink_domain(site, unit, near)
     found["securityContext"] = {
         "fsGroup": FS_GROUP,
         "fsGroupChangePolicy": "OnRootMismatch",
@@ -286,13 +296,18 @@ def _mounts(site: Site) -> list[tuple[str, str, bool]]:
     return found
 
 
-def _one_nvlink_domain(site: Site, unit: Unit) -> Object:
-    """All pods of the unit within one rack's NVLink (nvidia.com/gpu.clique: NVIDIA's GPU feature discovery)."""
+def _one_nvlink_domain(site: Site, unit: Unit, near: str) -> Object:
+    """All pods of the unit in one rack's NVLink (nvidia.com/gpu.clique: NVIDIA's GPU feature discovery)."""
     term = {
         "labelSelector": {"matchLabels": selector(site, unit.name)},
         "topologyKey": "nvidia.com/gpu.clique",
     }
-    return {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    if near == "must":
+        rule: Object = {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    else:
+        weighed = {"weight": 100, "podAffinityTerm": term}
+        rule = {"preferredDuringSchedulingIgnoredDuringExecution": [weighed]}
+    return {"podAffinity": rule}
 
 
 def _field(name: str, path: str) -> Object:

@@ -17,7 +17,7 @@ with open(f"{marker}.lock", "w") as lock:
     from huggingface_hub import snapshot_download
 
     repo, revision = os.environ["REPO"], os.environ["REVISION"]
-    print(f"pulls {repo} at {revision}", flush=True)  # noqa: T201
+    sys.stderr.write(f"pulls {repo} at {revision}\n")
     snapshot_download(repo, revision=revision, local_dir=os.environ["TARGET"])
     marker.touch()
-    print("the model is whole", flush=True)  # noqa: T201
+    sys.stderr.write("the model is whole\n")

@@ -73,7 +73,7 @@ def file_of(found: Object) -> str:
 
 def text_of(found: Object) -> str:
     """The object as YAML, with why it is there."""
-    return f"# {_why()[found['kind']]}\n{_yaml(found)}"
+    return f"# {why_of()[found['kind']]}\n{_yaml(found)}"
 
 
 def _notes(unit: Unit, site: Site, nodes: NodeFacts) -> Iterator[str]:
@@ -94,6 +94,12 @@ def _notes(unit: Unit, site: Site, nodes: NodeFacts) -> Iterator[str]:
             "the restricted pod security standard refuses it"
         )
     kind = kind_of(unit, site)
+    nvlink = unit.place.multi_node_nvlink and len(unit.place.hosts) > 1
+    if nvlink and any("NCCL_MNNVL_ENABLE" in job.command.env for job in unit.jobs):
+        yield (
+            "NVLink between nodes takes an IMEX channel in each pod (a ComputeDomain of NVIDIA's DRA driver), "
+            "which lemnos does not make: without one set NCCL_MNNVL_ENABLE to 0 in engine_env"
+        )
     if kind == "dynamo":
         yield "Dynamo's frontend takes no key: the NetworkPolicy alone keeps others away"
     if site.spec.scale and spec.autoscale == "hpa" and unit.served:
@@ -136,6 +142,7 @@ def _yaml(value: Any) -> str:
 
 
 @cache
-def _why() -> dict[str, str]:
+def why_of() -> dict[str, str]:
+    """What a person would ask of an object, by kind."""
     text = resources.files(__package__).joinpath("why.yaml").read_text()
     return dict(yaml.safe_load(text))

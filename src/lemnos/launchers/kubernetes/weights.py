@@ -54,10 +54,8 @@ def with_weights(template: Object, unit: Unit, site: Site) -> Object:
     weights = site.spec.kubernetes.weights
     if weights.path:
         return found
-    if weights.host_path:
-        spec["initContainers"] = [_puller(unit, site)]
-    else:
-        spec["initContainers"] = [_waiter(unit, site)]
+    first = _puller(unit, site) if weights.host_path else _waiter(unit, site)
+    found["spec"] = {"initContainers": [first]} | spec
     return found
 
 
@@ -114,13 +112,18 @@ def claim_name(unit: Unit, site: Site) -> str:
     given = site.spec.kubernetes.weights.claim
     if given:
         return given
-    return checked(f"{site.deployment}-model-{_digest(unit)[:6]}", "PersistentVolumeClaim")  # fmt: skip
+    return _named(site, "model", _digest(unit), "PersistentVolumeClaim")
 
 
 def job_name(unit: Unit, site: Site, pod: Object) -> str:
     """A Job cannot be changed: another pod is another Job."""
-    told = hashlib.sha256(repr((_digest(unit), pod)).encode()).hexdigest()
-    return checked(f"{site.deployment}-pull-{told[:6]}", "Job")
+    return _named(site, "pull", repr((_digest(unit), pod)), "Job")
+
+
+def _named(site: Site, what: str, of: str, kind: str) -> str:
+    """``chat-model-6c59b4``; of long names the beginning, and a digest of all."""
+    told = hashlib.sha256(f"{site.deployment} {of}".encode()).hexdigest()[:6]
+    return checked(f"{site.deployment[:48].rstrip('-')}-{what}-{told}", kind)
 
 
 def marker(unit: Unit) -> str:
