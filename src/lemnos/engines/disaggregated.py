@@ -85,8 +85,7 @@ def router_job(
         part="router",
         command=Command(
             argv=(*python, "-I", "-c", smg.ENTRY_CODE, files.key_file, *words),
-            # The engines are reached directly, whatever proxy leads out of here.
-            env={"NO_COLOR": "1", "NO_PROXY": "*", "no_proxy": "*"},
+            env={"NO_COLOR": "1"},
         ),
         host=place.hosts[0],
         port=place.port,

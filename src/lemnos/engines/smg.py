@@ -22,10 +22,13 @@ from lemnos.spec.targets import Router
 
 ENTRY = Path(__file__).with_name("smg_process.py")
 ENTRY_CODE = (
-    "import sys; from smg.cli import main; key = open(sys.argv[1]).read().strip(); "
+    "import os, sys; "
+    "[os.environ.pop(name) for name in [*os.environ] if name.lower().endswith('_proxy')]; "
+    "from smg.cli import main; key = open(sys.argv[1]).read().strip(); "
     "words = sys.argv[2:]; sys.argv = ['smg', *words]; main([*words, '--api-key', key])"
 )
-"""``python -I -c ENTRY_CODE KEY_FILE launch ...``: nothing of lemnos need be where a job runs."""
+"""``python -I -c ENTRY_CODE KEY_FILE launch ...``: nothing of lemnos need be where a job runs. Proxies
+do not lead to engines, and smg does not heed NO_PROXY=*."""
 HEALTH = "/readiness"
 """Answers 200 while engines of both kinds are well; ``/health`` does without any."""
 HOST = "127.0.0.1"
