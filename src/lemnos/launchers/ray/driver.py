@@ -8,6 +8,7 @@ it is, how it ended. When one process ends, all do.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -41,8 +42,8 @@ class Host:
     """What runs the processes of one host; it lives in an actor of the host's bundle."""
 
     def __init__(self) -> None:
-        self._directory = ""
-        self._running: dict[str, int] = {}
+        self._directories: dict[str, str] = {}
+        self._held: list[int] = []
         self._ends: queue.Queue[tuple[str, str]] = queue.Queue()
         self._over = threading.Semaphore(0)
 
@@ -64,40 +65,44 @@ class Host:
                 return first
         raise RuntimeError(f"no {count} free ports in a row were found")
 
-    def prepare(self, files: dict[str, str], key_file: str, key: str) -> None:
-        """Scripts in a directory of our own, and the engine's key where they read it: one that is there
-        already (a shared file system) is left as it is, one of ours has those that hold it beside it."""
-        self._directory = tempfile.mkdtemp(prefix="lemnos-")
-        for name, text in files.items():
-            Path(self._directory, name).write_text(text)
+    def prepare(
+        self, scripts: dict[str, str], late: str, key_file: str, key: str
+    ) -> None:
+        """A directory for each process, which removes it at its end, and the engine's key where they read it: one
+        that is there already (a shared file system) is left as it is, one of ours has those that hold it beside it."""
+        for name, text in scripts.items():
+            directory = Path(tempfile.mkdtemp(prefix="lemnos-"))
+            (directory / f"{name}.sh").write_text(text)
+            (directory / f"late.{ATTEMPT}.sh").write_text(late)
+            self._directories[name] = str(directory)
         old = os.umask(0o077)
         holders = Path(f"{key_file}.held")
         try:
             holders.parent.mkdir(parents=True, exist_ok=True)
             if holders.is_dir() or not Path(key_file).exists():
                 holders.mkdir(exist_ok=True)
-                (holders / Path(self._directory).name).touch()
+                for each in self._directories.values():
+                    (holders / Path(each).name).touch()
                 part = Path(f"{key_file}.{os.getpid()}.part")
                 part.write_text(key)
                 part.rename(key_file)
         finally:
             os.umask(old)
 
-    def start(self, names: list[str]) -> None:
-        """The processes, whose scripts are there. They are no children of Ray's worker, which kills its own
+    def start(self, job: str) -> None:
+        """The processes, whose scripts are there; logs in Ray's session begin with the job's id. They are no children of Ray's worker, which kills its own
         when it ends: a pipe tells them that, and gives them the time to end in order."""
-        logs = importlib.import_module("ray")._private.worker._global_node
-        env = os.environ | {
-            "LEMNOS_AT": self._directory,
-            "LEMNOS_LOGS": logs.get_logs_dir_path(),
-        }
+        node = importlib.import_module("ray")._private.worker._global_node
+        env = os.environ | {"LEMNOS_LOGS": f"{node.get_logs_dir_path()}/{job}"}
         env.pop("OMP_NUM_THREADS", None)  # Ray's own, for its tasks: 1
-        for name in names:
+        for name, directory in self._directories.items():
             tells, told = os.pipe()
-            held, self._running[name] = os.pipe()
+            held, ours = os.pipe()
+            self._held.append(ours)
             subprocess.run(
-                ["setsid", "-f", "bash", f"{self._directory}/{name}.sh", ATTEMPT, "held"],
-                stdin=held, stdout=told, stderr=subprocess.DEVNULL, env=env, check=True,
+                ["setsid", "-f", "bash", f"{directory}/{name}.sh", ATTEMPT, "held"],
+                stdin=held, stdout=told, stderr=subprocess.DEVNULL,
+                env=env | {"LEMNOS_AT": directory}, check=True,
             )  # fmt: skip
             os.close(told)
             os.close(held)
@@ -109,11 +114,13 @@ class Host:
 
     def stop(self) -> None:
         """Ask all to end."""
-        Path(self._directory, f"stop.{ATTEMPT}").touch()
+        for directory in self._directories.values():
+            with contextlib.suppress(FileNotFoundError):  # that one has ended
+                Path(directory, f"stop.{ATTEMPT}").touch()
 
     def over(self) -> None:
         """Waits until all have ended, and nothing of them is left."""
-        for _ in self._running:
+        for _ in self._held:
             self._over.acquire()
 
     def _await(self, name: str, tells: int) -> None:
@@ -133,7 +140,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: told.set())
     hosts: list[Any] = []
     try:
-        _join()
+        unit["job"] = _join()
         signal.signal(signal.SIGTERM, lambda *_: told.set())  # instead of Ray's own
         group = _room(unit, told.is_set)
         hosts = _actors(unit, group)
@@ -146,8 +153,9 @@ def main() -> int:
     return 1
 
 
-def _join() -> None:
-    """Be a driver of the cluster. The job's files stay here: workers are given what they run, not the key."""
+def _join() -> str:
+    """Be a driver of the cluster; the job's id. Its files stay here: workers are given what they run, not the
+    package."""
     global ray
     config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     config["runtime_env"] = {}
@@ -162,6 +170,7 @@ def _join() -> None:
         ray.init(log_to_driver=False, logging_level="error")
     except Exception as error:  # Ray's own words, whatever they are: mixed versions
         raise EndedError(f"Ray takes no driver: {_line(error)}") from None
+    return str(config.get("metadata", {}).get("job_submission_id", "lemnos"))
 
 
 def _room(unit: dict[str, Any], is_told: Callable[[], bool]) -> Any:
@@ -222,17 +231,14 @@ def _start(unit: dict[str, Any], hosts: list[Any], here: Path, key: str) -> None
     addresses = [each["host"] for each in about]
     late = [f"LEMNOS_HOST_{n}={address}" for n, address in enumerate(addresses)]
     late += [f"LEMNOS_PORT={port}", f"LEMNOS_INNER_PORT={port + 1}", ""]
-    names = {
-        number: [rank["name"] for rank in unit["ranks"] if rank["host"] == number]
-        for number in range(len(hosts))
-    }
     prepared = []
     for number, host in enumerate(hosts):
-        files = {f"{name}.sh": (here / f"{name}.sh").read_text() for name in names[number]}  # fmt: skip
-        files[f"late.{ATTEMPT}.sh"] = "\n".join(late)
-        prepared.append(host.prepare.remote(files, unit["key_file"], key))
+        names = [rank["name"] for rank in unit["ranks"] if rank["host"] == number]
+        scripts = {name: (here / f"{name}.sh").read_text() for name in names}
+        lines = "\n".join(late)
+        prepared.append(host.prepare.remote(scripts, lines, unit["key_file"], key))
     _got(prepared)
-    _got([host.start.remote(names[number]) for number, host in enumerate(hosts)])
+    _got([host.start.remote(unit["job"]) for host in hosts])
     _say(hosts=addresses, port=port)
 
 

@@ -72,15 +72,13 @@ class Ray:
         return render.render(unit, self._site, self._ray.rendered())
 
     def inventory(self) -> Cluster:
-        self._ray.ensure()
-        return cluster_of(self._client.nodes())
+        return cluster_of(self._ray.nodes())
 
     def room(self, unit: Unit) -> Room:
-        """What is free of the nodes now. A cluster of our own is started for it."""
+        """What is free of the nodes now. A cluster of our own is not started for it: its hosts are looked at."""
         self.render(unit)
-        self._ray.ensure()
         bundle = render.bundle_of(unit.place, self._spec)
-        return room_of(bundle, len(unit.place.hosts), self._client.nodes())
+        return room_of(bundle, len(unit.place.hosts), self._ray.nodes())
 
     def submit(self, unit: Unit) -> None:
         """Nothing is left of a unit that Ray refuses."""
@@ -243,13 +241,16 @@ class Ray:
         return self._facts[name]
 
     def _asked(self, log: LogFile, lines: int) -> str:
+        unit = log.job.partition(".")[0]
+        status = self._last(unit)
+        if not (status and status.id):
+            return ""
         if log.role == "driver":
-            name = log.job.removesuffix(".driver")
-            job = self._jobs().get(name)
-            return self._client.printed(job.id) if job else ""
+            return self._client.printed(status.id)
         if not log.host:
             return ""
-        return self._client.log(log.host, render.log_name(self._site, log.path), lines)
+        own = render.log_name(status.id, log.path)
+        return self._client.log(log.host, own, lines)
 
     def _keep(self, name: str, job: RayJob) -> None:
         """What Ray has of the logs of a unit that ended."""
@@ -263,7 +264,7 @@ class Ray:
         for rank in self._facts_of(name).get("ranks", ()):
             if rank["host"] >= len(told.hosts):
                 continue
-            own = render.log_name(self._site, rank["log"])
+            own = render.log_name(job.id, rank["log"])
             text = self._client.log(told.hosts[rank["host"]], own, KEPT_LINES)
             if text:
                 self._transport.write(rank["log"], redact(text).encode())

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from lemnos.errors import LemnosError, UsageError
 from lemnos.launchers.ray.client import Client
-from lemnos.launchers.ray.parse import Told
+from lemnos.launchers.ray.parse import RayNode, Told
 from lemnos.launchers.ray.render import DEFAULT_ADDRESS
 from lemnos.launchers.site import Site
 from lemnos.spec.unit import Rendered
@@ -24,6 +24,10 @@ class Reached(Protocol):
 
     def rendered(self) -> Rendered | None:
         """What starting it would take; None: it is there."""
+        ...
+
+    def nodes(self) -> tuple[RayNode, ...]:
+        """What it has, or would have once it is started. Raises LemnosError."""
         ...
 
     def ensure(self) -> None:
@@ -69,6 +73,9 @@ class Joined:
 
     def rendered(self) -> None:
         return None
+
+    def nodes(self) -> tuple[RayNode, ...]:
+        return self.client.nodes()
 
     def ensure(self) -> None:
         """It says its version, or why not."""

@@ -105,9 +105,10 @@ def ids_of(site: Site) -> str:
     return f"lemnos-{site.deployment}-{_short(site.mark(''))}-"
 
 
-def log_name(site: Site, path: str) -> str:
-    """Of a job's log among those of Ray's session; ``path``: where its end is kept here."""
-    return f"{ids_of(site)}{path.rpartition('/')[2]}"
+def log_name(job: str, path: str) -> str:
+    """Of a process' log among those of Ray's session. ``job``: the submission's id; ``path``: where its end is
+    kept here."""
+    return f"{job}-{path.rpartition('/')[2]}"
 
 
 def driver_log(site: Site, unit: str) -> LogFile:
@@ -166,7 +167,7 @@ def _rank(job: Job, unit: Unit, site: Site) -> str:
         directory=Shell('"${LEMNOS_AT:?}"'),
         name=name_of(job),
         mark=f"{name_of(job)}-{_short(site.mark(unit.name))}",
-        log=Shell(f'"${{LEMNOS_LOGS:?}}"/{quoted(log_name(site, job.log))}'),
+        log=Shell(f'"${{LEMNOS_LOGS:?}}"{quoted(log_name("", job.log))}'),
         modules=list(site.spec.modules),
         gpus=0,
         grace_s=GRACE_S,
