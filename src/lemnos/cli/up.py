@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lemnos.spec.place import OpenPort
     from lemnos.spec.plan import Embedded, Job, Plan
     from lemnos.spec.status import Status
+    from lemnos.spec.unit import Rendered
 
 
 def up(
@@ -222,17 +224,19 @@ def show_plan(made: Plan, as_json: bool, *, commands: bool) -> None:
 
 
 def _write(made: Plan, directory: Path, as_json: bool) -> None:
-    """The files of each unit, as starting would write them, and the commands, in ``run.txt``."""
-    import shlex
-
+    """The files of each unit, as starting would write them, and the commands, in ``run.txt``;
+    objects of Kubernetes together, as a base for ``kubectl apply -k``."""
     import lemnos
 
     found = {}
-    for name, unit in lemnos.rendered(made).items():
+    rendered = lemnos.rendered(made)
+    base = _base_of(made, rendered)
+    for name, unit in rendered.items():
+        files = {**unit.files, "run.txt": _lines(unit.commands)}
         home = directory / name
-        home.mkdir(parents=True, exist_ok=True)
-        commands = "".join(shlex.join(words) + "\n" for words in unit.commands)
-        for file, text in {**unit.files, "run.txt": commands}.items():
+        if base and unit.files.keys() <= base.keys():
+            files, home = base, directory
+        for file, text in files.items():
             path = home / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -244,6 +248,21 @@ def _write(made: Plan, directory: Path, as_json: bool) -> None:
         return
     for name in found:
         out().print(name, markup=False)
+
+
+def _base_of(made: Plan, rendered: dict[str, Rendered]) -> dict[str, str]:
+    """All objects of a deployment on Kubernetes, and the command that applies them."""
+    if made.spec.on != "kubernetes":
+        return {}
+    from lemnos.launchers.kubernetes.render import apply_base, kustomize
+
+    return kustomize(rendered) | {"run.txt": _lines([apply_base(made.spec.kubernetes)])}
+
+
+def _lines(commands: Iterable[Sequence[str]]) -> str:
+    import shlex
+
+    return "".join(f"{shlex.join(words)}\n" for words in commands)
 
 
 def _where(made: Plan) -> str:

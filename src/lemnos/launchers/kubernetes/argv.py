@@ -70,8 +70,11 @@ def of_workers(jobs: Sequence[Job]) -> list[str]:
     calculated = (p for word in merged for p in word if isinstance(p, Linear))
     if all(part == Linear(1, 0) for part in calculated):
         return [_for_kubelet(word) for word in merged]
-    line = " ".join(_for_shell(word) for word in merged)
-    return ["sh", "-c", literal(f"exec {line}")]
+    # Each flag with its values on a line of its own.
+    words = [_for_shell(word) for word in merged]
+    breaks = [" \\\n  " if word.startswith("--") else " " for word in words]
+    line = "".join(a + b for a, b in zip(breaks, words, strict=True))
+    return ["sh", "-c", literal(f"exec{line}")]
 
 
 def env_of_rank(env: dict[str, str], rank: int) -> dict[str, str]:

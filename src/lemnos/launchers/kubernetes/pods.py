@@ -194,6 +194,8 @@ def pod(
     ``near``: whether it goes to the NVLink domain of the unit's other pods, where hosts have such.
     """
     spec = site.spec.kubernetes
+    if not gpus_of(unit, spec):
+        nodes = NodeFacts()  # they tell of nodes with GPUs
     found: Object = {
         "automountServiceAccountToken": False,
         # Variables of other Services would be read as an engine's own: VLLM_PORT of one called vllm.

@@ -11,7 +11,12 @@ import yaml
 
 from lemnos.engines.base import engine_named
 from lemnos.launchers.kubernetes.around import metric_of
-from lemnos.launchers.kubernetes.names import FIELD_MANAGER, NodeFacts, key_secret
+from lemnos.launchers.kubernetes.names import (
+    FIELD_MANAGER,
+    UNIT,
+    NodeFacts,
+    key_secret,
+)
 from lemnos.launchers.kubernetes.objects import kind_of, objects_of, shared_of
 from lemnos.launchers.kubernetes.pods import Object, gpus_of, secret_items
 from lemnos.launchers.site import Site
@@ -30,11 +35,8 @@ def render(unit: Unit, site: Site, nodes: NodeFacts) -> Rendered:
     found = [*shared_of(unit, site, nodes)] if unit.role != "gateway" else []
     found += objects_of(unit, site, nodes)
     files = {file_of(each): text_of(each) for each in found}
-    applied = (
-        *kubectl(site.spec.kubernetes),
-        *("apply", "--server-side", f"--field-manager={FIELD_MANAGER}"),
-        *(word for file in files for word in ("-f", file)),
-    )
+    named = (word for file in files for word in ("-f", file))
+    applied = (*_apply(site.spec.kubernetes), *named)
     return Rendered(
         files=files, commands=(applied,), notes=tuple(_notes(unit, site, nodes))
     )
@@ -66,6 +68,16 @@ def kustomize(rendered: Mapping[str, Rendered]) -> dict[str, str]:
     return {BASE: _yaml(base)} | files
 
 
+def apply_base(spec: KubernetesSpec) -> tuple[str, ...]:
+    """What applies a base, from within its directory."""
+    return (*_apply(spec), "-k", ".")
+
+
+def _apply(spec: KubernetesSpec) -> tuple[str, ...]:
+    how = ("apply", "--server-side", f"--field-manager={FIELD_MANAGER}")
+    return (*kubectl(spec), *how)
+
+
 def file_of(found: Object) -> str:
     """``deployment-chat-engine-0.yaml``."""
     return f"{found['kind'].lower()}-{found['metadata']['name']}.yaml"
@@ -73,7 +85,12 @@ def file_of(found: Object) -> str:
 
 def text_of(found: Object) -> str:
     """The object as YAML, with why it is there."""
-    return f"# {why_of()[found['kind']]}\n{_yaml(found)}"
+    of_gateway = found["metadata"]["labels"].get(UNIT, "").startswith("gateway")
+    kind = found["kind"]
+    why = why_of()[kind]
+    if of_gateway:
+        why = why_of().get(f"gateway {kind}", why)
+    return f"# {why}\n{_yaml(found)}"
 
 
 def _notes(unit: Unit, site: Site, nodes: NodeFacts) -> Iterator[str]:

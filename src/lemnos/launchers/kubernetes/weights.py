@@ -24,6 +24,7 @@ from lemnos.launchers.kubernetes.pods import (
     FS_GROUP,
     Object,
     confined,
+    gpus_of,
     image_of,
     placed,
 )
@@ -89,7 +90,8 @@ def pull_job(unit: Unit, site: Site, nodes: NodeFacts) -> list[Object]:
         return []
     pod: Object = {"automountServiceAccountToken": False}
     # Where the replicas go: the volume may be bound to a zone, or a node.
-    pod |= placed(site.spec.kubernetes, nodes)
+    spec_ = site.spec.kubernetes
+    pod |= placed(spec_, nodes if gpus_of(unit, spec_) else NodeFacts())
     pod["securityContext"] = {
         "fsGroup": FS_GROUP,
         "fsGroupChangePolicy": "OnRootMismatch",

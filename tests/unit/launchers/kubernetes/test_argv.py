@@ -14,7 +14,7 @@ from lemnos.launchers.kubernetes import argv
 from lemnos.launchers.late import host
 from lemnos.spec.plan import Command, Job
 
-TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)))
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 
 def expanded(text: str, values: Mapping[str, str]) -> str:
@@ -58,7 +58,7 @@ def told(words: Sequence[str], rank: int) -> list[str]:
     given = [expanded(word, values) for word in words]
     if given[:2] != ["sh", "-c"]:
         return given
-    script = given[2].replace("exec ", "printf '%s\\0' ", 1)
+    script = given[2].replace("exec", "printf '%s\\0'", 1)
     done = subprocess.run(
         ["sh", "-c", script], env=values, capture_output=True, check=True
     )

@@ -77,14 +77,19 @@ def vllm(hosts: int = 1, **changes: Any) -> Unit:
     return of_plan(glm("vllm", **changes), place(hosts, 4 // hosts))
 
 
+def vllm_on_two() -> Unit:
+    """Over two hosts, by its own processes."""
+    return vllm(2)
+
+
 def sglang(hosts: int = 1) -> Unit:
     """The same with SGLang, which is given its key in a file."""
     return of_plan(glm("sglang"), place(hosts, 4 // hosts))
 
 
 def data_parallel() -> Unit:
-    """vLLM with a data-parallel rank on each of four hosts."""
-    return of_plan(glm("vllm", layout={"tensor": 1, "data": 4}), place(4, 1))
+    """vLLM with two data-parallel ranks on each of four hosts."""
+    return of_plan(glm("vllm", layout={"tensor": 1, "data": 8}), place(4, 2))
 
 
 def on_ray() -> Unit:
