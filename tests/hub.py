@@ -97,6 +97,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             self._info(found[1], found[2])
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/.+", path):
+            self._tree(found[1])
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._file(self.hub.file(found[1], found[3]), found[3])
         elif found := re.fullmatch(r"/api/v1/models/([^/]+/[^/]+)/repo/files", path):
@@ -138,6 +140,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = {"_id": "0" * 24, "id": name, "modelId": name, "sha": COMMIT, "tags": []}
         self._answer(200, json.dumps(body | {"siblings": siblings}).encode())
 
+    def _tree(self, name: str) -> None:
+        """As huggingface_hub's own downloads ask it."""
+        files = self.hub.repositories.get(name, {})
+        listed = [
+            {"type": "file", "path": p, "size": len(d), "oid": git_oid(d)}
+            for p, d in files.items()
+        ]
+        self._answer(200, json.dumps(listed).encode())
+
     def _modelscope(self, name: str) -> None:
         files = self.hub.repositories.get(name)
         if files is None:
@@ -173,7 +184,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.hub.sent += len(part)
         self.send_response(206 if start or stop < len(data) else 200)
         self.send_header("Content-Length", str(len(part)))
+        self.send_header("ETag", f'"{git_oid(data)}"')
+        self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
+        if self.command == "HEAD":
+            return
         if self.hub.wrong:
             self.hub.wrong -= 1
             part = part[:-1] + bytes([part[-1] ^ 1])

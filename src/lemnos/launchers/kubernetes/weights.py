@@ -31,6 +31,7 @@ from lemnos.launchers.kubernetes.pods import (
 from lemnos.launchers.site import Site
 from lemnos.models.sources import Source, parse_source
 from lemnos.spec.clusters import MODELS
+from lemnos.spec.facts import LocalModel
 from lemnos.spec.unit import Served, Unit
 
 SPARE = 1.1
@@ -189,10 +190,11 @@ def _puller(unit: Unit, site: Site) -> Object:
     weights = site.spec.kubernetes.weights
     env = {"MARKER": marker(unit)}
     if served.engine == "llamacpp":
-        script = 'mkdir -p "${MARKER%/*}" && python3 -m lemnos models pull "$SOURCE" && : > "$MARKER"'
-        command = ["sh", "-c", f'[ -e "$MARKER" ] || {{ {script}; }}']
-        env |= {"SOURCE": model.source, "LEMNOS_MODELS": MODELS}
-        env |= {"LEMNOS_HOME": "/tmp/lemnos"}
+        pull = '{ mkdir -p "${MARKER%/*}" && python3 -m lemnos models pull "$@" && : > "$MARKER"; }'
+        pinned = ["--revision", model.revision or ""] if _is_unpinned(model) else []
+        words = [literal(word) for word in (model.source, *pinned)]
+        command = ["sh", "-c", f'[ -e "$MARKER" ] || {pull}', "sh", *words]
+        env |= {"LEMNOS_MODELS": MODELS, "LEMNOS_HOME": "/tmp/lemnos"}
     else:
         source = _hub(model.source)
         text = resources.files(__package__).joinpath("pull.py").read_text()
@@ -213,6 +215,12 @@ def _puller(unit: Unit, site: Site) -> Object:
         "securityContext": confined(site.spec.kubernetes),
         "volumeMounts": [{"name": "models", "mountPath": MODELS}],
     }  # fmt: skip
+
+
+def _is_unpinned(model: LocalModel) -> bool:
+    """Whether the source alone would pull what the hub has by then."""
+    source = parse_source(model.source)
+    return bool(model.revision) and source.kind != "pypi" and not source.revision
 
 
 def _hub(text: str) -> Source:
