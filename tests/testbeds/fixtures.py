@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.testbeds.kubernetes import Cluster, kubernetes
 from tests.testbeds.slurm import Slurm, slurm
 from tests.testbeds.slurm24 import slurm24
 from tests.testbeds.systemd import Systemd, systemd
@@ -28,4 +29,11 @@ def systemd_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
     """A host with systemd, which shares the temporary files of this run's tests, for root."""
     shared = [tmp_path_factory.getbasetemp()]
     with systemd(tmp_path_factory.mktemp("systemd"), shared=shared) as bed:
+        yield bed
+
+
+@pytest.fixture(scope="module")
+def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster that the real kubectl talks to; see tests/testbeds/kubernetes."""
+    with kubernetes(tmp_path_factory.mktemp("kube")) as bed:
         yield bed

@@ -22,6 +22,7 @@ _OWN = {
     "systemd": "lemnos.launchers.systemd.launcher:Systemd",
     "slurm": "lemnos.launchers.slurm.launcher:Slurm",
     "pbs": "lemnos.launchers.pbs.launcher:Pbs",
+    "kubernetes": "lemnos.launchers.kubernetes.launcher:Kubernetes",
     "ray": "lemnos.launchers.ray.launcher:Ray",
 }
 

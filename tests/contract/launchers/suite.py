@@ -159,9 +159,9 @@ class LauncherSuite:
         launcher.submit(unit)
         assert bed.told(launcher)["env"]["ENGINE_KEY"] == KEY
         assert Path(keyed).read_text() == f"it's: {KEY}\n"
-        assert Path(keyed).stat().st_mode & 0o777 == 0o600
+        assert Path(keyed).stat().st_mode & 0o177 == 0
         assert KEY not in said(launcher)
-        own = {Path(keyed), Path(key_file)}
+        own = {Path(keyed), Path(key_file), bed.site().key_file}
         for path in bed.directory.rglob("*"):
             if path.is_file() and path not in own:
                 assert KEY.encode() not in path.read_bytes(), path

@@ -206,12 +206,11 @@ class Pod:
             elif not already:
                 self._end(each)
         waits = [asyncio.create_task(c.process.wait()) for c in running if c.process]
-        if waits and not already:
+        if waits:
             _, late = await asyncio.wait(waits, timeout=grace or None)
             for each in running:
                 if late and each.process:
                     self._kill(each)
-        elif waits:
             await asyncio.wait(waits)
         await asyncio.sleep(0.02)  # what it said last is read
         self.kubelet.gone(self)
