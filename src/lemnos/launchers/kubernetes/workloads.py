@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from lemnos.errors import UsageError
@@ -92,7 +93,8 @@ def leader_worker_set(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
 def ray_cluster(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
     """KubeRay's cluster: the head starts Ray, then the engine, which places its ranks through it."""
     job = unit.jobs[0]
-    if "--distributed-executor-backend" not in job.command.argv:
+    words = [argv.alone(word) for word in job.command.argv]
+    if ("--distributed-executor-backend", "ray") not in itertools.pairwise(words):
         raise UsageError(
             "a RayCluster is for vLLM over several hosts: nothing else here runs on Ray",
             where="kubernetes.kind",
@@ -101,7 +103,6 @@ def ray_cluster(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
     env = {k: v for k, v in job.command.env.items() if k != "RAY_ADDRESS"}
     values = {k: argv.alone(v) for k, v in env.items()}
     values["RAY_ADDRESS"] = f"127.0.0.1:{RAY_PORT}"
-    words = [argv.alone(word) for word in job.command.argv]
     head = container("ray-head", job, unit, site, words, values) | probes(unit, site)
     # KubeRay hands over its `ray start` instead of running it (overwrite-container-cmd).
     head["command"] = ["sh", "-c", 'eval "$KUBERAY_GEN_RAY_START_CMD" && exec "$@"']
