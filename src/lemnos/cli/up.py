@@ -268,7 +268,7 @@ def _lines(commands: Iterable[Sequence[str]]) -> str:
 def _where(made: Plan) -> str:
     if made.proposal is None:
         return "this machine"
-    return f"{made.proposal.layout} on {made.proposal.gpus} x {made.proposal.gpu}"
+    return f"{made.proposal.divided} on {made.proposal.gpus} x {made.proposal.gpu}"
 
 
 def _show_memory(embedded: Embedded) -> None:

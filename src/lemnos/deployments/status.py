@@ -188,7 +188,7 @@ def _flat(plan: Plan) -> dict[str, Any]:
     )
     proposal = plan.proposal
     if proposal:
-        found["layout"] = str(proposal.layout)
+        found["layout"] = proposal.divided
         data["settings"] = proposal.settings.model_dump(mode="json")
     stack = [("", data)]
     while stack:

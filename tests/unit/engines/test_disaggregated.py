@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lemnos.deployments.prepare import plan_without_pulling, units_of
 from lemnos.engines import smg
 from lemnos.engines.base import engine_named
 from lemnos.errors import UsageError
 from lemnos.launchers.shape import replicas_of, shape_of
+from lemnos.spec.deployment import DeploymentSpec
+from lemnos.spec.document import load
 from lemnos.spec.place import Place
 from lemnos.spec.plan import Plan
 from lemnos.spec.proposal import Role
@@ -176,3 +180,26 @@ def test_late_values_stay_whole() -> None:
     line = " ".join(late.quoted(word) for word in router.command.argv)
     assert 'http://"${LEMNOS_HOST_1}":"${LEMNOS_INNER_PORT}"' in line
     assert '"$((LEMNOS_INNER_PORT + 1))"' in line
+
+
+@pytest.mark.parametrize(
+    ("name", "hosts", "parts"),
+    [
+        ("single-node", 1, ["frontend", "worker"]),
+        ("4p2d", 6, ["frontend", "etcd", "nats", *["prefill"] * 4, *["decode"] * 2]),
+    ],
+)
+def test_seed_003s_example_is_what_the_seed_has(
+    name: str, hosts: int, parts: list[str]
+) -> None:
+    """Each line would pass the parser of the version that the container has."""
+    examples = Path(__file__).parents[3] / "examples" / "seed-003-dynamo-slurm"
+    spec = load(examples / "specs" / f"{name}.yaml", DeploymentSpec)
+    plan = plan_without_pulling(spec)
+    assert shape_of(plan).hosts == hosts
+    unit = units_of(plan)[1]
+    assert [job.part for job in unit.jobs] == parts
+    assert [refused(plan, job) for job in unit.jobs] == [[]] * len(parts)
+    assert {flag(job, "--tp-size") for job in unit.jobs} - {None} == (
+        {"16", "8"} if hosts == 6 else {"4"}
+    )
