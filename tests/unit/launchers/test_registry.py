@@ -12,7 +12,7 @@ from lemnos.errors import LemnosError, UsageError
 from lemnos.launchers import registry
 from lemnos.launchers.base import Launcher
 
-OWN = ("local", "systemd", "slurm", "pbs")
+OWN = ("local", "systemd", "slurm", "pbs", "kubernetes", "ray")
 MEMBERS = [name for name in vars(Launcher) if not name.startswith("_")]
 
 

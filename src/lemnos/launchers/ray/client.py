@@ -140,7 +140,11 @@ class Client:
         said = (
             lines[-1][:300] if lines else f"status {answer.status_code}"
         )  # of a traceback
-        return LemnosError(f"Ray refuses it: {said}", where=self._shown)
+        return LemnosError(
+            f"Ray refuses it: {said}",
+            where=self._shown,
+            fix="the dashboard's own log on the head (dashboard_JobHead.log) says more",
+        )
 
     def _stranger(self) -> LemnosError:
         return LemnosError(

@@ -5,9 +5,10 @@ Written from the answers of Ray 2.60; fields that are not there are empty.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from pydantic import ValidationError
 
 from lemnos.launchers.ray.driver import WORD
 from lemnos.spec.base import Value
@@ -72,7 +73,8 @@ def nodes_of(answer: Any, status: Any = None) -> tuple[RayNode, ...] | None:
         return None
     path = ("data", "clusterStatus", "loadMetricsReport", "usageByNode")
     usage = _at(status, *path) or {}
-    return tuple(_node(row, usage.get(row.get("node_id"), {})) for row in rows)
+    known = [row for row in rows if isinstance(row, dict)]
+    return tuple(_node(row, usage.get(row.get("node_id"), {})) for row in known)
 
 
 def told(text: str) -> Told:
@@ -82,10 +84,10 @@ def told(text: str) -> Told:
         if not line.startswith(WORD):
             continue
         try:
-            said = json.loads(line.removeprefix(WORD))
-        except ValueError:  # the log was cut here
+            said = Told.model_validate_json(line.removeprefix(WORD))
+        except ValidationError:  # the log was cut here
             continue
-        facts |= {k: v for k, v in said.items() if k in Told.model_fields}
+        facts |= said.model_dump(exclude_unset=True)
     return Told.model_validate(facts)
 
 
