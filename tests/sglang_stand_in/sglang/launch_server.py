@@ -101,14 +101,31 @@ class _Api(_Handler):
         elif not self.fetched(asked, room):
             self.answer(500, {"error": {"message": "KV transfer timed out"}})
             return
-        text = f"by {self.of.role}"
-        choice = {"index": 0, "finish_reason": "stop"}
-        choice |= {"text": text} if "prompt" in asked else {"message": {"role": "assistant", "content": text}}  # fmt: skip
-        usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
         head = {"id": "1", "object": "chat.completion", "created": 1}
-        self.answer(
-            200, {**head, "model": self.of.model, "choices": [choice], "usage": usage}
-        )
+        head |= {"model": self.of.model}
+        usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+        if asked.get("stream") and self.of.role == "decode":
+            self.stream(
+                {**head, "choices": [self.choice(asked, "delta")]},
+                {**head, "choices": [], "usage": usage},
+            )
+            return
+        choices = [self.choice(asked, "message")]
+        self.answer(200, {**head, "choices": choices, "usage": usage})
+
+    def choice(self, asked: dict[str, Any], key: str) -> dict[str, Any]:
+        text = f"by {self.of.role}"
+        said = {"text": text} if "prompt" in asked else {key: {"role": "assistant", "content": text}}  # fmt: skip
+        return {"index": 0, "finish_reason": "stop", **said}
+
+    def stream(self, *events: dict[str, Any]) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        for text in (*map(json.dumps, events), "[DONE]"):
+            self.wfile.write(f"data: {text}\n\n".encode())
+        self.close_connection = True
 
     def authorized(self) -> bool:
         if self.headers.get("authorization") == f"Bearer {self.of.key}":
