@@ -158,6 +158,8 @@ class KubernetesSpec(Value):
     """A ServiceMonitor for the Prometheus operator."""
     monitor_namespace: Word = "monitoring"
     """Whose pods may read the engines' metrics."""
+    monitor_secret: Word | None = None
+    """The Secret whose key ``key`` is a client's, with which Prometheus reads the gateway's metrics."""
     network_policy: bool = True
     """Engines are reached by the gateway and each other alone."""
     client_namespaces: tuple[Word, ...] = ()

@@ -5,7 +5,7 @@ The kubelet replaces ``$(NAME)`` in commands and variables, and reads ``$$`` as 
 whatever is not meant for it has its dollars doubled.
 
 What only the running pods know are late values (``launchers.late``): the own address is the variable
-POD_IP, the leader's of a group LWS_LEADER_ADDRESS, and the rank within it LWS_WORKER_INDEX
+LEMNOS_POD_IP, the leader's of a group LWS_LEADER_ADDRESS, and the rank within it LWS_WORKER_INDEX
 (lws.sigs.k8s.io, "Labels, annotations and environment variables").
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from lemnos.errors import UsageError
 from lemnos.spec.plan import Job
 
-OWN, LEADER, INDEX = "POD_IP", "LWS_LEADER_ADDRESS", "LWS_WORKER_INDEX"
+OWN, LEADER, INDEX = "LEMNOS_POD_IP", "LWS_LEADER_ADDRESS", "LWS_WORKER_INDEX"
 _HOST = re.compile(r"@LEMNOS_HOST_(\d{1,4})@")
 _NUMBER = re.compile(r"((?<![\d.])\d{1,9}(?![\d.]))")
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from lemnos.engines.base import engine_named
 from lemnos.errors import UsageError
 from lemnos.launchers.kubernetes.names import (
-    DEPLOYMENT,
-    OWNER,
     RANK,
     ROLE,
     checked,
-    key_secret,
     metadata,
     object_name,
     pod_labels,
@@ -24,6 +21,8 @@ from lemnos.spec.unit import Unit
 
 PIPE = "http"
 """The name of the API's port."""
+ENGINE, GATEWAY = "engine", "gateway"
+"""The role of a Service, by which a ServiceMonitor finds it."""
 
 
 def service(unit: Unit, site: Site) -> Object:
@@ -36,12 +35,9 @@ def service(unit: Unit, site: Site) -> Object:
         "ports": [{"name": PIPE, "port": POD_PORT, "targetPort": first.port}],
     }
     name = object_name(unit.deployment, unit.name, "Service")
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": metadata(site, name, unit.name),
-        "spec": spec,
-    }
+    found = metadata(site, name, unit.name)
+    found["labels"][ROLE] = ENGINE
+    return {"apiVersion": "v1", "kind": "Service", "metadata": found, "spec": spec}
 
 
 def network_policy(unit: Unit, site: Site) -> Object:
@@ -51,7 +47,7 @@ def network_policy(unit: Unit, site: Site) -> Object:
     """
     spec = site.spec.kubernetes
     api = [{"port": unit.jobs[0].port, "protocol": "TCP"}]
-    gateway = {"matchLabels": selector(site) | {ROLE: "gateway"}}
+    gateway = {"matchLabels": selector(site) | {ROLE: GATEWAY}}
     own = {"matchLabels": selector(site, unit.name)}
     rules: list[Object] = [
         {"from": [{"podSelector": own}]},
@@ -188,28 +184,28 @@ def disruption_budget(site: Site) -> Object:
     }
 
 
-def service_monitor(site: Site) -> Object:
-    """Engines and gateway, each at its /metrics; llama.cpp wants its key for that."""
-    credentials = {"name": key_secret(site.deployment), "key": "key"}
+def service_monitor(
+    site: Site, name: str, role: str, secret: str, unit: str = ""
+) -> Object:
+    """Prometheus reads /metrics of the deployment's engines, or its gateway, with the key of ``secret``:
+    llama.cpp and the gateway demand one."""
     spec = {
-        "selector": {
-            "matchLabels": {
-                DEPLOYMENT: site.deployment,
-                OWNER: site.owner,
-            }
-        },
+        "selector": {"matchLabels": selector(site) | {ROLE: role}},
         "endpoints": [
             {
                 "port": PIPE,
                 "path": "/metrics",
                 "interval": "15s",
-                "authorization": {"type": "Bearer", "credentials": credentials},
+                "authorization": {
+                    "type": "Bearer",
+                    "credentials": {"name": secret, "key": "key"},
+                },
             }
         ],
     }
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "ServiceMonitor",
-        "metadata": metadata(site, checked(site.deployment, "ServiceMonitor")),
+        "metadata": metadata(site, checked(name, "ServiceMonitor"), unit),
         "spec": spec,
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from lemnos.launchers.kubernetes.argv import literal
-from lemnos.launchers.kubernetes.around import PIPE, policy
+from lemnos.launchers.kubernetes.around import GATEWAY, PIPE, policy, service_monitor
 from lemnos.launchers.kubernetes.names import (
+    ROLE,
     NodeFacts,
     key_secret,
     metadata,
@@ -29,12 +30,15 @@ USER = 65532
 
 
 def gateway_objects(unit: Unit, site: Site, nodes: NodeFacts) -> list[Object]:
-    """Deployment, Service, who may reach it, and an Ingress or HTTPRoute where it is exposed."""
+    """Deployment, Service, who may reach it, what reads its metrics, and an Ingress or HTTPRoute where it is exposed."""
     name = object_name(unit.deployment, unit.name, "Service")
     found = [_deployment(unit, site, name), _service(unit, site, name)]
     spec = site.spec.kubernetes
     if spec.network_policy and spec.client_namespaces:
         found.append(_policy(unit, site, name))
+    if spec.monitor and spec.monitor_secret:
+        key = spec.monitor_secret
+        found.append(service_monitor(site, name, GATEWAY, key, unit.name))
     if spec.expose:
         make = _route if spec.expose.by == "httproute" else _ingress
         found.append(make(unit, site, name, spec.expose))
@@ -141,7 +145,9 @@ def _service(unit: Unit, site: Site, name: str) -> Object:
         "selector": selector(site, unit.name),
         "ports": [{"name": PIPE, "port": POD_PORT, "targetPort": PIPE}],
     }
-    return _object("v1", "Service", unit, site, name, spec)
+    found = _object("v1", "Service", unit, site, name, spec)
+    found["metadata"]["labels"][ROLE] = GATEWAY
+    return found
 
 
 def _policy(unit: Unit, site: Site, name: str) -> Object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lemnos.errors import UsageError
 from lemnos.launchers.kubernetes.around import (
+    ENGINE,
     disruption_budget,
     network_policy,
     scaler,
@@ -12,7 +13,7 @@ from lemnos.launchers.kubernetes.around import (
 )
 from lemnos.launchers.kubernetes.gateway import gateway_objects
 from lemnos.launchers.kubernetes.graph import graph
-from lemnos.launchers.kubernetes.names import NodeFacts
+from lemnos.launchers.kubernetes.names import NodeFacts, key_secret
 from lemnos.launchers.kubernetes.pods import Object
 from lemnos.launchers.kubernetes.weights import claim, pull_job
 from lemnos.launchers.kubernetes.workloads import (
@@ -50,7 +51,8 @@ def shared_of(unit: Unit, site: Site, nodes: NodeFacts) -> list[Object]:
     found = claim(unit, site) + pull_job(unit, site, nodes)
     found.append(disruption_budget(site))
     if site.spec.kubernetes.monitor:
-        found.append(service_monitor(site))
+        secret = key_secret(site.deployment)
+        found.append(service_monitor(site, site.deployment, ENGINE, secret))
     return found
 
 

@@ -94,7 +94,7 @@ def container(
 def variables(
     env: Mapping[str, str],
     command: Iterable[str],
-    secrets: Iterable[Secret],
+    secrets: Sequence[Secret],
     deployment: str,
 ) -> list[Object]:
     """``env`` in Kubernetes' form, the pod's address first where something refers to it, keys by
@@ -102,7 +102,8 @@ def variables(
     found: list[Object] = []
     if any(f"$({OWN})" in text for text in (*env.values(), *command)):
         found.append(_field(OWN, "status.podIP"))
-    hidden = ("CUDA_VISIBLE_DEVICES",)  # a pod sees its own GPUs only, from 0
+    # A pod sees its own GPUs only, from 0; and a key is the Secret's, whatever the spec says.
+    hidden = {"CUDA_VISIBLE_DEVICES", OWN, *(secret.env for secret in secrets)}
     found += [{"name": k, "value": v} for k, v in env.items() if k not in hidden]
     found += [
         {"name": secret.env, "valueFrom": {"secretKeyRef": {"name": key_secret(deployment), "key": "key"}}}

@@ -54,7 +54,7 @@ def ranks(*commands: Sequence[str], **env: str) -> list[Job]:
 def told(words: Sequence[str], rank: int) -> list[str]:
     """The words that a rank's process gets, through the kubelet and, where it is there, a real shell."""
     values = {"LWS_LEADER_ADDRESS": "a-0.a", "LWS_WORKER_INDEX": str(rank)}
-    values["POD_IP"] = f"10.0.0.{rank}"
+    values["LEMNOS_POD_IP"] = f"10.0.0.{rank}"
     given = [expanded(word, values) for word in words]
     if given[:2] != ["sh", "-c"]:
         return given
@@ -67,20 +67,23 @@ def told(words: Sequence[str], rank: int) -> list[str]:
 
 @given(TEXTS)
 @example("$(HOME) $$(x) $ $")
-@example("$(POD_IP)")
+@example("$(LEMNOS_POD_IP)")
 def test_any_text_reaches_the_process_as_it_is(text: str) -> None:
-    assert expanded(argv.literal(text), {"HOME": "/home/ann", "POD_IP": "1"}) == text
+    assert (
+        expanded(argv.literal(text), {"HOME": "/home/ann", "LEMNOS_POD_IP": "1"})
+        == text
+    )
 
 
 def test_late_hosts_are_variables() -> None:
-    assert argv.alone(f"tcp://{host(0)}:1") == "tcp://$(POD_IP):1"
+    assert argv.alone(f"tcp://{host(0)}:1") == "tcp://$(LEMNOS_POD_IP):1"
     assert argv.of_leader(["--addr", f"{host(0)}:5"]) == [
         "--addr",
         "$(LWS_LEADER_ADDRESS):5",
     ]
     env = {"OWN": host(2), "HEAD": host(0), "X": "$(y)"}
     assert argv.env_of_rank(env, 2) == {
-        "OWN": "$(POD_IP)",
+        "OWN": "$(LEMNOS_POD_IP)",
         "HEAD": "$(LWS_LEADER_ADDRESS)",
         "X": "$$(y)",
     }
@@ -130,7 +133,7 @@ def test_variables_of_workers_are_alike() -> None:
     first, second = ranks(["a"], ["a"], IP=host(1))
     own = Command(argv=("a",), env={"IP": host(2)})
     second = second.model_copy(update={"command": own})
-    assert argv.env_of_workers([first, second]) == {"IP": "$(POD_IP)"}
+    assert argv.env_of_workers([first, second]) == {"IP": "$(LEMNOS_POD_IP)"}
     odd = second.model_copy(update={"command": Command(argv=("a",), env={"IP": "x"})})
     with pytest.raises(UsageError, match="IP"):
         argv.env_of_workers([first, odd])

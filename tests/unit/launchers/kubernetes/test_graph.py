@@ -75,7 +75,10 @@ def test_a_worker_over_nodes_takes_the_operators_flags() -> None:
         assert re.fullmatch(r'exec python3 -m dynamo\.sglang "\$@"', main["args"][0])
         assert main["args"][1:3] == ["sh", "--model-path"]
         env = {each["name"]: each.get("value") for each in main["env"]}
-        assert env["NCCL_MNNVL_ENABLE"] == "1" and env["SGLANG_HOST_IP"] == "$(POD_IP)"
+        assert (
+            env["NCCL_MNNVL_ENABLE"] == "1"
+            and env["SGLANG_HOST_IP"] == "$(LEMNOS_POD_IP)"
+        )
         near = service["extraPodSpec"]["affinity"]["podAffinity"]
         assert "requiredDuringSchedulingIgnoredDuringExecution" in near
 

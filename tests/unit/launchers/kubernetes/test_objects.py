@@ -48,6 +48,7 @@ FULL = {
     "priority_class": "high",
     "cache_host_path": "/data/cache",
     "monitor": True,
+    "monitor_secret": "reader",
     "client_namespaces": ["apps"],
 }
 OWN = {"gateway_image": "registry.example/lemnos:1", "gateway_secret": "clouds"}
@@ -183,6 +184,21 @@ def test_everything_is_labelled_and_named() -> None:
             assert each["metadata"].get("namespace") == at.spec.kubernetes.namespace
         for each in objects_of(unit, at, units.NODES):
             assert each["metadata"]["labels"][names.UNIT] == unit.name
+
+
+def test_lists_that_are_merged_by_a_key_have_it_once() -> None:
+    """Server-side apply refuses a list with two entries of one name."""
+    keys = {"mountPath": "volumeMounts", "name": "env", "containerPort": "ports"}
+    env = {"VLLM_API_KEY": "mine", "LEMNOS_POD_IP": "mine", "CUDA_VISIBLE_DEVICES": "7"}
+    evil = units.vllm(2, engine_env=env)
+    whole = [*all_of(evil, site()), *(each for case in CASES for each in made(case)[0])]
+    for pod in pods_of(whole):
+        for own in [*pod["containers"], *pod.get("initContainers", [])]:
+            for key, where in keys.items():
+                seen = [entry[key] for entry in own.get(where, [])]
+                assert len(set(seen)) == len(seen)
+            # Ranks without an API are given no key: there the variable means nothing.
+            assert "mine" not in str(own) or "ports" not in own
 
 
 def test_no_pod_has_more_rights_than_it_needs() -> None:
