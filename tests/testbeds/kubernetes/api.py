@@ -68,6 +68,9 @@ class Api:
         try:
             if request.headers.get("authorization") != f"Bearer {self.token}":
                 raise ProblemError(401, "Unauthorized", "Unauthorized")
+            if request.path == "/openapi/v2":  # protobuf: a document without contents
+                kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+                return web.Response(body=b"", content_type=kind)
             if (told := self._discovery(request.path)) is not None:
                 return web.json_response(told)
             found = PATH.fullmatch(request.path)
@@ -101,6 +104,9 @@ class Api:
             case ["apis", group, version]:
                 if groups.get(group) == f"{group}/{version}":
                     return self._resources(f"{group}/{version}")
+            case ["apis", "apiextensions.k8s.io", "v1", "customresourcedefinitions"]:
+                version = "apiextensions.k8s.io/v1"
+                return {"kind": "CustomResourceDefinitionList", "apiVersion": version, "metadata": {}, "items": []}  # fmt: skip
             case ["openapi", "v3"]:
                 urls = {
                     ("apis/" if "/" in v else "api/") + v: {

@@ -223,28 +223,7 @@ def applied(old: Json | None, new: Json, manager: str, force: bool) -> Json:
                 continue
             conflicts.append((other, path))
     if conflicts and not force:
-        version = new.get("apiVersion", "v1")
-        told = [
-            f'conflict with "{who}" using {version}: .{".".join(path)}'
-            for who, path in conflicts
-        ]
-        s = "s" if len(told) > 1 else ""
-        causes = [
-            {
-                "reason": "FieldManagerConflict",
-                "message": t.partition(": ")[0],
-                "field": t.rpartition(": ")[2],
-            }
-            for t in told
-        ]
-        text = told[0] if len(told) == 1 else "\n".join(f"- {t}" for t in told)
-        between = "\n" if s else " "
-        raise ProblemError(
-            409,
-            "Conflict",
-            f"Apply failed with {len(told)} conflict{s}:{between}{text}",
-            {"causes": causes},
-        )
+        raise _conflict(conflicts, new.get("apiVersion", "v1"))
     for path in owners.get(manager, set()) - set(mine):
         if not any(path in paths for who, paths in owners.items() if who != manager):
             drop(base, path)
@@ -255,6 +234,28 @@ def applied(old: Json | None, new: Json, manager: str, force: bool) -> Json:
         note_fields(base, other, owners[other] - taken)
     note_fields(base, manager, set(mine))
     return base
+
+
+def _conflict(found: list[tuple[str, tuple[str, ...]]], version: str) -> ProblemError:
+    """As the API server says it: one on the line, several by their managers."""
+    fields: dict[str, list[str]] = {}
+    for who, path in found:
+        fields.setdefault(who, []).append(f".{'.'.join(path)}")
+    if len(found) == 1:
+        ((who, (field_,)),) = fields.items()
+        text = f'1 conflict: conflict with "{who}" using {version}: {field_}'
+    else:
+        told = [
+            "\n- ".join([f'conflicts with "{who}" using {version}:', *each])
+            for who, each in fields.items()
+        ]
+        text = f"{len(found)} conflicts: " + "\n".join(told)
+    causes = [
+        {"reason": "FieldManagerConflict", "message": who, "field": each}
+        for who, names in fields.items()
+        for each in names
+    ]
+    return ProblemError(409, "Conflict", f"Apply failed with {text}", {"causes": causes})  # fmt: skip
 
 
 def leaves(obj: Json) -> dict[tuple[str, ...], Any]:
@@ -393,7 +394,18 @@ def check_name(name: str, what: Resource) -> None:
         422,
         "Invalid",
         f'{what.kind}{"." + what.group if what.group else ""} "{name}" is invalid: metadata.name: Invalid value: "{name}": {rule}',
-        {"name": name, "group": what.group, "kind": what.kind},
+        {
+            "name": name,
+            "group": what.group,
+            "kind": what.kind,
+            "causes": [
+                {
+                    "reason": "FieldValueInvalid",
+                    "message": f'Invalid value: "{name}": {rule}',
+                    "field": "metadata.name",
+                }
+            ],
+        },
     )
 
 

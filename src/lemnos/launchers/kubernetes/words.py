@@ -11,7 +11,7 @@ from lemnos.errors import LemnosError, UsageError
 from lemnos.spec.base import Value
 from lemnos.spec.document import parse
 
-_CONFLICT = re.compile(r'conflicts? with "([^"]+)"(?: with subresource "\w+")? using \S+?:?\s(?:\n- )?(\.\S+)')  # fmt: skip
+_CONFLICT = re.compile(r'conflicts? with "([^"]+)"[^:\n]*:((?:\s+(?:- )?\.\S+)+)')
 _NOISE = re.compile(r"^(?:E\d{4} |Warning: |Please review|I\d{4} )")
 
 
@@ -75,7 +75,11 @@ def refused(said: str, doing: str = "kubectl fails") -> LemnosError:
 
 def conflicts(said: str) -> list[tuple[str, str]]:
     """(manager, field) of every conflict in what ``kubectl apply --server-side`` said."""
-    return [(manager, field) for manager, field in _CONFLICT.findall(said)]
+    return [
+        (manager, field)
+        for manager, fields in _CONFLICT.findall(said)
+        for field in re.findall(r"\.\S+", fields)
+    ]
 
 
 def own_words(said: str) -> str:
