@@ -88,6 +88,7 @@ class Kubernetes:
             interface=self._site.spec.interface,
             multi_node_nvlink=shape.multi_node_nvlink,
             bind="0.0.0.0",
+            ray=self._spec.kind == "raycluster",
         )
 
     def files(self, name: str) -> JobFiles:

@@ -1,4 +1,4 @@
-"""The specs of examples/seed-003-kubernetes: each renders to valid objects, and is the deployment that it says;
+"""The specs of examples/seed-000-kubernetes and seed-003-kubernetes: each renders to valid objects, and is the deployment that it says;
 and the image of the gateway has what its pods are started with."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.manifests import check, needs_crds
 from tests.testbeds.kubernetes import kubectl
 
 ROOT = Path(__file__).parents[4]
-SPECS = sorted((ROOT / "examples/seed-003-kubernetes/specs").glob("*.yaml"))
+SPECS = sorted((ROOT / "examples").glob("seed-*-kubernetes/specs/*.yaml"))
 
 
 def base_of(path: Path) -> dict[str, str]:
@@ -50,7 +50,7 @@ def test_they_are_valid(path: Path) -> None:
         ("1p2d", {"Frontend": 1, "prefill": 1, "decode": 2}),
     ],
 )
-def test_they_are_what_the_seed_deploys(name: str, replicas: dict[str, int]) -> None:
+def test_they_are_what_seed_003_deploys(name: str, replicas: dict[str, int]) -> None:
     found = graph_of(name)
     assert {k: v["replicas"] for k, v in found.items()} == replicas
     del found["Frontend"]
@@ -62,6 +62,24 @@ def test_they_are_what_the_seed_deploys(name: str, replicas: dict[str, int]) -> 
         assert "--tp-size 4" in said and "--served-model-name glm-4.7" in said
         assert "--moe-runner-backend flashinfer_trtllm" in said
         assert ("--disaggregation-transfer-backend nixl" in said) == (len(found) > 1)
+
+
+def test_seed_000_is_a_group_of_four() -> None:
+    path = next(path for path in SPECS if path.stem == "four")
+    objects = [yaml.safe_load(text) for text in base_of(path).values()]
+    (group,) = [o for o in objects if o["kind"] == "LeaderWorkerSet"]
+    assert group["spec"]["leaderWorkerTemplate"]["size"] == 4
+    assert {"Ingress", "Deployment"} <= {o["kind"] for o in objects}
+
+
+@needs_crds
+def test_or_a_cluster_of_ray() -> None:
+    path = next(path for path in SPECS if path.stem == "four")
+    plan = lemnos.plan(str(path), settings=["kubernetes.kind=raycluster"])
+    texts = lemnos.rendered(plan)["engine-0"].files.values()
+    (ray,) = [o for o in map(yaml.safe_load, texts) if o["kind"] == "RayCluster"]
+    check(ray)
+    assert ray["spec"]["workerGroupSpecs"][0]["replicas"] == 3
 
 
 @pytest.mark.bed
