@@ -12,7 +12,7 @@ from lemnos.engines.environment import links_of, reach
 from lemnos.engines.flags.schema import Schema, lifetime, schema_for, versions
 from lemnos.engines.logs import EngineFacts, facts_of, stage_of
 from lemnos.engines.placing import planned, reasoning_switch
-from lemnos.engines.workers import Worker, workers_of
+from lemnos.engines.workers import Worker, args_of, env_of, workers_of
 from lemnos.errors import LemnosError, UsageError
 from lemnos.spec.facts import Host, ModelFormat
 from lemnos.spec.place import INNER_PORTS, OpenPort, Place, Role
@@ -237,7 +237,7 @@ def _worker(
     several = len(whole.hosts) > 1
     _discover(line, several)
     owned = vllm.OWNED if backend == "vllm" else sglang.OWNED
-    line.add_free(plan.spec.engine_args, owned)
+    line.add_free(args_of(plan, worker.role), owned)
     host = own.hosts[rank]
     env = _shared_env(plan, whole, files, several)
     if backend == "vllm":
@@ -256,7 +256,7 @@ def _worker(
         part="worker" if own.role == "both" else own.role,
         command=Command(
             argv=(*_python(plan), "-m", f"dynamo.{backend}", *line.words),
-            env=env | plan.quirks.env | plan.spec.engine_env,
+            env=env | env_of(plan, worker.role),
         ),
         host=host,
         port=0,

@@ -11,7 +11,8 @@ from lemnos.engines.environment import links_of, reach
 from lemnos.engines.flags.schema import Schema, schema_for, versions
 from lemnos.engines.logs import EngineFacts, facts_of, stage_of
 from lemnos.engines.placing import planned, possible, reasoning_switch, speculation
-from lemnos.engines.workers import Worker, workers_of
+from lemnos.engines.workers import Worker, args_of, workers_of
+from lemnos.engines.workers import env_of as added
 from lemnos.errors import LemnosError, UsageError
 from lemnos.spec.facts import Host, ModelFormat
 from lemnos.spec.place import OpenPort, Place
@@ -186,7 +187,7 @@ def _job(
         bootstrap = disaggregated.bootstrap_port(place)
         disaggregated.add_role(line, plan, place.role, bootstrap)
     add_nodes(line, place, rank)
-    line.add_free(plan.spec.engine_args, OWNED)
+    line.add_free(args_of(plan, place.role), OWNED)
     host = place.hosts[rank]
     env = env_of(files, plan, place, host) | links_of(place, proposal.layout)
     program = plan.program or ("python3",)
@@ -197,7 +198,7 @@ def _job(
         rank=rank,
         command=Command(
             argv=(*program, "-m", "sglang.launch_server", *line.words),
-            env=env | plan.quirks.env | plan.spec.engine_env,
+            env=env | added(plan, place.role),
             secrets=(secret,),
         ),
         host=host,
@@ -293,7 +294,8 @@ def _add_symmetric_memory(line: CommandLine, plan: Plan, place: Place) -> None:
     (device_communicators/pynccl_allocator.py): an image has the compiler, other machines may not.
     """
     flag = "--enable-symm-mem"
-    given = {key.lstrip("-").replace("_", "-") for key in plan.spec.engine_args}
+    args = args_of(plan, place.role)
+    given = {key.lstrip("-").replace("_", "-") for key in args}
     rack = place.multi_node_nvlink and place.multicast and len(place.hosts) > 1
     if rack and plan.spec.container and line.has(flag) and flag[2:] not in given:
         line.add(flag, why="symmetric memory")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from lemnos.engines.placing import possible
 from lemnos.errors import UsageError
+from lemnos.spec.deployment import EngineValue, RoleSpec
 from lemnos.spec.place import Place, Role
 from lemnos.spec.plan import Plan
 from lemnos.spec.proposal import Proposal
@@ -47,6 +48,21 @@ def is_group(plan: Plan) -> bool:
         return True
     apart = plan.proposal is not None and plan.proposal.roles is not None
     return apart and plan.engine == "sglang"
+
+
+def args_of(plan: Plan, role: Role) -> dict[str, EngineValue]:
+    """``engine_args`` of a worker: everybody's, and those of its role."""
+    return plan.spec.engine_args | _own(plan, role).engine_args
+
+
+def env_of(plan: Plan, role: Role) -> dict[str, str]:
+    """What quirks and spec set in a worker's environment."""
+    return plan.quirks.env | plan.spec.engine_env | _own(plan, role).engine_env
+
+
+def _own(plan: Plan, role: Role) -> RoleSpec:
+    found = {"prefill": plan.spec.prefill, "decode": plan.spec.decode}
+    return found.get(role, RoleSpec())
 
 
 def parts_of(proposal: Proposal) -> list[tuple[Role, Proposal]]:

@@ -127,6 +127,13 @@ class RestartSpec(Value):
     """Ready for this long, and the backoff begins anew."""
 
 
+class RoleSpec(Value):
+    """What workers of one role are told beyond the others."""
+
+    engine_args: dict[str, EngineValue] = {}
+    engine_env: dict[EnvName, str] = {}
+
+
 class DeploymentSpec(Value):
     """A named endpoint: the whole of ``deployment.yaml``."""
 
@@ -142,6 +149,9 @@ class DeploymentSpec(Value):
     """Flags of the engine that lemnos has no key for: ``{kv-cache-dtype-skip-layers: "0,1"}``."""
     engine_env: dict[EnvName, str] = {}
     """Environment variables for the engine; nothing secret."""
+    prefill: RoleSpec = RoleSpec()
+    decode: RoleSpec = RoleSpec()
+    """More of both for one role, where the plan has prefill and decode apart."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """The engine's own, for runs that can be repeated."""
     reasoning: Literal["on", "off"] | None = None
@@ -200,3 +210,13 @@ class DeploymentSpec(Value):
         if isinstance(data, dict) and isinstance(data.get("model"), str):
             return {**data, "model": {"source": data["model"]}}
         return data
+
+    @model_validator(mode="after")
+    def _roles_of_a_plan(self) -> DeploymentSpec:
+        apart = self.plan is not None and self.plan.roles is not None
+        if (self.prefill, self.decode) != (RoleSpec(), RoleSpec()) and not apart:
+            raise ValueError(
+                "prefill and decode are for a plan that has them apart: make one with "
+                "lemnos plan --split, or add roles to it"
+            )
+        return self

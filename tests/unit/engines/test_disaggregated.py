@@ -122,6 +122,28 @@ def test_decode_workers_may_be_told_other_settings() -> None:
     assert flag(prefill, "--max-running-requests") != "7"
 
 
+def test_each_role_may_be_told_more() -> None:
+    plan = pair()
+    spec = plan.spec.model_dump() | {
+        "plan": plan.proposal,
+        "engine_args": {"attention-backend": "flashinfer"},
+        "engine_env": {"A": "1", "B": "1"},
+        "decode": {
+            "engine_args": {"attention-backend": "fa3"},
+            "engine_env": {"B": "2"},
+        },
+    }
+    changed = {"spec": DeploymentSpec.model_validate(spec)}
+    router, prefill, decode = jobs_of(plan.model_copy(update=changed))
+    assert flag(prefill, "--attention-backend") == "flashinfer"
+    assert decode.command.argv.count("--attention-backend") == 1
+    assert flag(decode, "--attention-backend") == "fa3"
+    assert (prefill.command.env["B"], decode.command.env["B"]) == ("1", "2")
+    assert decode.command.env["A"] == "1" and "A" not in router.command.env
+    with pytest.raises(ValueError, match="a plan that has them apart"):
+        DeploymentSpec.model_validate({**spec, "plan": None})
+
+
 def test_attention_ranks_of_older_versions_say_how_they_balance() -> None:
     roles = Role(prefill=1, decode=1, decode_layout={"tensor": 1, "data": 2})
     for version, told in (("0.5.5", True), ("0.5.23", False)):

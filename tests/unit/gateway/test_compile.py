@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lemnos.errors import UsageError
 from lemnos.engines import smg
+from lemnos.errors import UsageError
 from lemnos.gateway.compile import Compiled, compile_gateway, missing
 from lemnos.gateway.providers import providers
 from lemnos.spec.deployment import DeploymentSpec
