@@ -143,13 +143,20 @@ def _router(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(the Python that has the router of prefill and decode; what must be so for it to start).
 
-    Raises UsageError where it is to be started and is not here.
+    Raises UsageError where it is to be started and is not here, and for what it cannot do.
     """
+    if spec.scale:
+        raise UsageError(
+            "the router of prefill and decode does not tell how many requests wait",
+            where="scale",
+            fix="leave it out and use lemnos scale, or engine: dynamo",
+        )
     if spec.container or is_in_pods(spec):
-        return (), (f"the image's python3 must have the router: smg {smg.VERSIONS}",)
+        needs = "the image's python3 needs smg, the router, beside SGLang"
+        return (), (f"{needs}: pip install {smg.PACKAGE}",)
     if spec.via:
-        where = spec.venv or "the environment of SGLang"
-        return (), (f"{where} must have the router there: smg {smg.VERSIONS}",)
+        needs = f"{spec.venv or 'the environment of SGLang'} needs smg, the router"
+        return (), (f"{needs}: pip install {smg.PACKAGE}",)
     try:
         found = (
             smg.python_of(f"{spec.venv.rstrip('/')}/bin/python") if spec.venv else ""

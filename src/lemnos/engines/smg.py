@@ -34,7 +34,8 @@ HEALTH = "/readiness"
 HOST = "127.0.0.1"
 VERSIONS = SpecifierSet(">=1.13,<2")
 """1.13.0 was tried; another major version may have other options."""
-INSTALL = "lemnos engines install smg==1.13.0"
+PACKAGE = "smg==1.13.0"
+INSTALL = f"lemnos engines install {PACKAGE}"
 GRACE_S = 600
 """How long a router that is replaced may finish its open requests."""
 UNIT_GRACE_S = 5

@@ -10,6 +10,7 @@ import pytest
 import lemnos
 from lemnos.deployments.prepare_gpu import places_of, plan_on_gpus
 from lemnos.errors import LemnosError, UsageError
+from lemnos.models.progress import Silent
 from lemnos.spec.deployment import DeploymentSpec
 from lemnos.spec.place import Place
 from lemnos.spec.plan import Plan
@@ -111,3 +112,40 @@ def test_a_hubs_model_is_overlaid_once_it_is_here() -> None:
 def test_known_issues_of_the_version_are_told() -> None:
     reasons = " ".join(seed_003("nvidia/GLM-4.7-NVFP4").reasons)
     assert "known issue" in reasons and "padding" in reasons
+
+
+def apart(**keys: Any) -> DeploymentSpec:
+    """Prefill and decode apart, on SGLang's own servers."""
+    asked: dict[str, Any] = {"engine": "sglang", "tensor": 1, "split": True}
+    found = lemnos.propose("qwen3-8b", "2xH100", concurrency=64, **asked)
+    spec = lemnos.planned_spec(found).model_dump() | keys
+    return DeploymentSpec.model_validate(spec)
+
+
+def test_a_group_on_one_box_is_one_place_with_all_of_its_gpus() -> None:
+    (place,) = places_of(plan_on_gpus(apart()))
+    assert (place.gpus_per_host, place.devices) == (2, ())
+
+
+def test_where_the_router_comes_from_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No environment of smg is in a test's own home."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    image = {"image": "sglang.sif", "runtime": "apptainer"}
+    for keys, needs in (
+        ({"container": image}, "the image's python3 needs smg"),
+        ({"via": "login", "venv": "/envs/sglang"}, "/envs/sglang needs smg"),
+        ({}, "smg is not installed: lemnos engines install smg==1.13.0"),
+    ):
+        plan = plan_on_gpus(apart(**keys))
+        assert plan.router == ()
+        assert any(needs in reason for reason in plan.reasons), plan.reasons
+    with pytest.raises(UsageError, match="smg is not installed"):
+        plan_on_gpus(apart(venv=str(tmp_path)), pull_with=Silent())
+
+
+def test_a_router_that_does_not_tell_who_waits_scales_nothing() -> None:
+    with pytest.raises(UsageError, match="how many requests wait") as caught:
+        plan_on_gpus(apart(scale={"min": 1, "max": 2}))
+    assert caught.value.where == "scale"
