@@ -139,6 +139,10 @@ def _key_note(unit: Unit, name: str, spec: KubernetesSpec) -> str:
     )
 
 
+_BREAKS = "\r\x85\u2028\u2029\ufeff"
+"""PyYAML writes these as they are in any other style, and reads them back as line breaks."""
+
+
 class _Dumper(yaml.SafeDumper):
     """Texts of several lines as blocks, which people can read; no anchors."""
 
@@ -148,6 +152,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = "|" if "\n" in text else None
+    if any(mark in text for mark in _BREAKS):
+        style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -18,13 +18,22 @@ from lemnos.launchers.kubernetes.names import (
 from lemnos.launchers.kubernetes.pods import Object, container, pod, probes
 from lemnos.launchers.kubernetes.weights import with_weights
 from lemnos.launchers.site import Site
-from lemnos.spec.plan import Job
+from lemnos.spec.plan import Command, Job
 from lemnos.spec.unit import Unit
 
 WORKERS = "workers"
 """The rank of all pods that are made from a group's second template; which one a pod is says the label
 leaderworkerset.sigs.k8s.io/worker-index."""
-RAY_PORT = 6379
+RAY_PORT, RAYLET_PORT = 6379, 6380
+# KubeRay hands over its `ray start --block` instead of running it (overwrite-container-cmd; buildPod and
+# setMissingRayStartParams of its pod.go). The engine is the container's process, and ends with Ray.
+_HEAD = """eval "$KUBERAY_GEN_RAY_START_CMD" &
+until ray health-check --address "$RAY_ADDRESS" >/dev/null 2>&1; do
+  kill -0 $! || exit 1
+  sleep 1
+done
+exec "$@"
+"""
 
 
 def deployment(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
@@ -102,23 +111,29 @@ def ray_cluster(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
         )
     env = {k: v for k, v in job.command.env.items() if k != "RAY_ADDRESS"}
     values = {k: argv.alone(v) for k, v in env.items()}
-    values["RAY_ADDRESS"] = f"127.0.0.1:{RAY_PORT}"
-    head = container("ray-head", job, unit, site, words, values) | probes(unit, site)
-    # KubeRay hands over its `ray start` instead of running it (overwrite-container-cmd).
-    head["command"] = ["sh", "-c", 'eval "$KUBERAY_GEN_RAY_START_CMD" && exec "$@"']
-    head["args"] = ["sh", *words]
-    worker = container("ray-worker", job, unit, site, [], values)
+    near = {"RAY_ADDRESS": f"127.0.0.1:{RAY_PORT}"}
+    head = container("ray-head", job, unit, site, words, values | near) | probes(
+        unit, site
+    )
+    head["command"], head["args"] = ["sh", "-c", _HEAD], ["sh", *words]
+    keyless = job.model_copy(update={"command": Command(argv=job.command.argv)})
+    worker = container("ray-worker", keyless, unit, site, [], values)
     worker["command"] = ["sh", "-c", 'eval "exec $KUBERAY_GEN_RAY_START_CMD"']
     del worker["ports"]
-    worker["env"] = [entry for entry in worker["env"] if "valueFrom" not in entry]
+    # KubeRay's own ask Ray's dashboard agent, which engines' images need not have.
+    alive = {"tcpSocket": {"port": RAYLET_PORT}, "periodSeconds": 20}
+    worker |= {
+        "livenessProbe": alive | {"failureThreshold": 6},
+        "readinessProbe": alive,
+    }
     own = _template(unit, site, job, pod(unit, site, nodes, [head]))
     theirs = _template(unit, site, job, pod(unit, site, nodes, [worker]))
     theirs["metadata"]["labels"][RANK] = WORKERS
     count = len(unit.place.hosts) - 1
     spec: Object = {
         "headGroupSpec": {
-            # Not --block: the engine follows. The dashboard would let whoever reaches it run anything.
-            "rayStartParams": {"block": "false", "include-dashboard": "false"},
+            # The dashboard would let whoever reaches it run anything.
+            "rayStartParams": {"include-dashboard": "false"},
             "template": with_weights(own, unit, site),
         },
         "workerGroupSpecs": [
@@ -127,7 +142,7 @@ def ray_cluster(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
                 "replicas": count,
                 "minReplicas": count,
                 "maxReplicas": count,
-                "rayStartParams": {"block": "true"},
+                "rayStartParams": {"node-manager-port": str(RAYLET_PORT)},
                 "template": with_weights(theirs, unit, site),
             }
         ],

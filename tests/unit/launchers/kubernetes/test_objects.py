@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lemnos.errors import UsageError
@@ -346,6 +349,7 @@ def test_names_that_kubernetes_refuses(name: str, says: str) -> None:
 
 @needs_crds
 @settings(max_examples=8)
+@example("\x85\u2028 a\r\nb\ufeff $(HOME) %s", "a")
 @given(
     st.text(st.characters(codec="utf-8", exclude_characters="\0")),
     st.from_regex(r"[a-z]([a-z0-9-]{0,40}[a-z0-9])?", fullmatch=True),
@@ -358,3 +362,29 @@ def test_whatever_a_spec_holds_the_files_are_valid(value: str, name: str) -> Non
     for each in all_of(unit, at):
         assert yaml.safe_load(text_of(each)) == each
         check(each)
+
+
+def test_the_head_of_ray_starts_the_engine_when_ray_answers(tmp_path: Path) -> None:
+    """The line that a shell runs, with stand-ins for Ray and the engine. Where Ray ends, so does it."""
+    at = site(kubernetes={"kind": "raycluster"})
+    (head, _) = pods_of(only(all_of(units.on_ray(), at), "RayCluster"))
+    (own,) = head["containers"]
+    (tmp_path / "ray").write_text("#!/bin/sh\ntest -e up\n")
+    (tmp_path / "ray").chmod(0o755)
+
+    def run(start: str) -> subprocess.CompletedProcess[str]:
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_ADDRESS": "x"}
+        words = [*own["command"], "sh", "echo", "$HOME", "it's"]
+        return subprocess.run(
+            words,
+            env=env | {"KUBERAY_GEN_RAY_START_CMD": start},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    assert run("exit 3").returncode == 1
+    done = run("touch up; exec sleep 0.2")
+    assert (done.returncode, done.stdout) == (0, "$HOME it's\n")
+    assert own["args"][:3] == ["sh", "vllm", "serve"]
