@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lemnos.spec.base import Value
 from lemnos.spec.rooms import Line, Word
@@ -54,28 +55,80 @@ class RaySpec(Value):
         return self
 
 
+def _name(text: str) -> str:
+    """What Kubernetes takes as the name of an object that is there (RFC 1123, a subdomain)."""
+    label = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    if len(text) > 253 or not re.fullmatch(rf"{label}(\.{label})*", text):
+        raise ValueError(
+            f"'{text}' is no name in Kubernetes: lower-case letters, digits, '-' and '.'"
+        )
+    return text
+
+
+def _quantity(text: str) -> str:
+    if not re.fullmatch(r"\d+(\.\d+)?([KMGTPE]i|[mkMGTPE])?", text):
+        raise ValueError(
+            f"'{text}' is no quantity in Kubernetes: write 400Gi, 400G, 16 or 500m"
+        )
+    return text
+
+
+def _absolute(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError(f"'{text}' is no path of a node: begin it with '/'")
+    return text
+
+
+def _label(text: str) -> str:
+    """A label's value (its key without what is before '/')."""
+    if not re.fullmatch(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?", text):
+        raise ValueError(f"'{text}' cannot be in a label of Kubernetes")
+    return text
+
+
+def _label_key(text: str) -> str:
+    prefix, slash, name = text.rpartition("/")
+    if not name or (slash and not prefix):
+        raise ValueError(f"'{text}' cannot be the key of a label")
+    _label(name)
+    return f"{_name(prefix)}/{name}" if slash else name
+
+
+def _gateway(text: str) -> str:
+    for part in text.split("/", 1):
+        _name(part)
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Quantity = Annotated[str, AfterValidator(_quantity)]
+NodePath = Annotated[Line, AfterValidator(_absolute)]
+Label = Annotated[str, AfterValidator(_label)]
+LabelKey = Annotated[str, AfterValidator(_label_key)]
+
+
 class Toleration(Value):
     """Of a node's taint; any value without one."""
 
-    key: Line
-    value: Line | None = None
+    key: LabelKey
+    value: Label | None = None
     effect: Literal["NoSchedule", "NoExecute", "PreferNoSchedule"] | None = None
 
 
 class WeightsSpec(Value):
     """Where pods find the model's files. Neither: a claim that lemnos makes, filled by a Job."""
 
-    claim: Word | None = None
+    claim: Name | None = None
     """A PersistentVolumeClaim that is there; what it lacks is pulled into it."""
-    host_path: Line | None = None
+    host_path: NodePath | None = None
     """A directory of every GPU node: ``/data/models``."""
     path: Line | None = None
     """Below the volume, where the model is already: nothing is pulled then."""
-    size: Word | None = None
+    size: Quantity | None = None
     """Of the claim that lemnos makes: ``500Gi``; by default the model's, and a tenth more."""
-    storage_class: Word | None = None
+    storage_class: Name | None = None
     access: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
-    token_secret: Word | None = None
+    token_secret: Name | None = None
     """The Secret whose key ``token`` is the hub's, for gated models."""
 
     @model_validator(mode="after")
@@ -88,13 +141,13 @@ class WeightsSpec(Value):
 class ExposeSpec(Value):
     """How the gateway is reached from outside the cluster; it needs ``kubernetes.gateway_image``."""
 
-    host: Line
+    host: Name
     """``llm.example.org``."""
     by: Literal["ingress", "httproute"] = "ingress"
-    ingress_class: Word | None = None
-    tls_secret: Word | None = None
+    ingress_class: Name | None = None
+    tls_secret: Name | None = None
     """The Secret with the certificate, for an Ingress."""
-    gateway: Line | None = None
+    gateway: Annotated[str, AfterValidator(_gateway)] | None = None
     """The Gateway that an HTTPRoute belongs to: ``NAME`` or ``NAMESPACE/NAME``."""
 
     @model_validator(mode="after")
@@ -110,7 +163,7 @@ class KubernetesSpec(Value):
     context: Line | None = None
     """Of the kubeconfig; its current one by default."""
     kubeconfig: Line | None = None
-    namespace: Word | None = None
+    namespace: Name | None = None
     """The context's by default."""
     kind: Literal["auto", "deployment", "leaderworkerset", "dynamo", "raycluster"] = (
         "auto"
@@ -118,35 +171,35 @@ class KubernetesSpec(Value):
     """What a replica is: a Deployment on one node, a LeaderWorkerSet over several, Dynamo's graph for
     engine: dynamo; a RayCluster where asked for."""
     weights: WeightsSpec = WeightsSpec()
-    node_selector: dict[Line, Line] = {}
+    node_selector: dict[LabelKey, Label] = {}
     """By default the label that tells the plan's GPU, as the cluster's nodes have it."""
     tolerations: tuple[Toleration, ...] = ()
     """By default those of the nodes that have the plan's GPU."""
-    gpu_resource: Line = "nvidia.com/gpu"
+    gpu_resource: LabelKey = "nvidia.com/gpu"
     gpus_per_node: Annotated[int, Field(ge=0, le=1024)] | None = None
     """The plan's by default."""
-    resources: dict[Line, Line] = {}
+    resources: dict[LabelKey, Quantity] = {}
     """Whatever else a pod with GPUs takes: ``{rdma/ib: "1"}``."""
-    cpus: Word | None = None
+    cpus: Quantity | None = None
     """That a pod asks for."""
-    memory: Word | None = None
+    memory: Quantity | None = None
     """``400Gi``: what a pod may take; needed where a quota wants it."""
-    shared_memory: Word = "16Gi"
+    shared_memory: Quantity = "16Gi"
     """Of /dev/shm, in which ranks meet."""
-    runtime_class: Word | None = None
-    service_account: Word | None = None
-    pull_secrets: tuple[Word, ...] = ()
+    runtime_class: Name | None = None
+    service_account: Name | None = None
+    pull_secrets: tuple[Name, ...] = ()
     """For the images."""
-    priority_class: Word | None = None
-    cache_host_path: Line | None = None
+    priority_class: Name | None = None
+    cache_host_path: NodePath | None = None
     """A directory of the nodes for what engines compile; gone with the pod by default."""
     gateway_image: Line | None = None
     """An image with lemnos in it (the Containerfile makes one): the gateway is a Deployment then. None:
     it runs where ``lemnos up`` was called."""
     gateway_replicas: Annotated[int, Field(ge=1, le=100)] = 1
-    gateway_secret: Word | None = None
+    gateway_secret: Name | None = None
     """The Secret whose entries are variables of the gateway: the keys of clouds."""
-    ledger_secret: Word | None = None
+    ledger_secret: Name | None = None
     """The Secret whose key ``url`` is the PostgreSQL database for the gateway's ledger; without it the ledger
     goes with its pod."""
     expose: ExposeSpec | None = None
@@ -156,13 +209,13 @@ class KubernetesSpec(Value):
     """Where KEDA asks: ``http://prometheus.monitoring:9090``."""
     monitor: bool = False
     """A ServiceMonitor for the Prometheus operator."""
-    monitor_namespace: Word = "monitoring"
+    monitor_namespace: Name = "monitoring"
     """Whose pods may read the engines' metrics."""
-    monitor_secret: Word | None = None
+    monitor_secret: Name | None = None
     """The Secret whose key ``key`` is a client's, with which Prometheus reads the gateway's metrics."""
     network_policy: bool = True
     """Engines are reached by the gateway and each other alone."""
-    client_namespaces: tuple[Word, ...] = ()
+    client_namespaces: tuple[Name, ...] = ()
     """That may reach the gateway; none: every one."""
 
     @model_validator(mode="after")
