@@ -15,6 +15,7 @@ import os
 import platform
 import queue
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -144,8 +145,8 @@ def main() -> int:
         signal.signal(signal.SIGTERM, lambda *_: told.set())  # instead of Ray's own
         group = _room(unit, told.is_set)
         hosts = _actors(unit, group)
-        _start(unit, hosts, here, key)
-        _watch(unit, hosts, told.is_set)
+        addresses = _start(unit, hosts, here, key)
+        _watch(hosts, addresses, told.is_set)
     except EndedError as error:
         _say(ended=str(error))
     finally:
@@ -220,7 +221,8 @@ def _actors(unit: dict[str, Any], group: Any) -> list[Any]:
     ]  # fmt: skip
 
 
-def _start(unit: dict[str, Any], hosts: list[Any], here: Path, key: str) -> None:
+def _start(unit: dict[str, Any], hosts: list[Any], here: Path, key: str) -> list[str]:
+    """The processes, on hosts that have the same of Ray and Python; the hosts' addresses. Raises EndedError."""
     about = _got([host.about.remote() for host in hosts])
     versions = {f"Ray {each['ray']}, Python {each['python']}" for each in about}
     if len(versions) > 1:
@@ -240,16 +242,22 @@ def _start(unit: dict[str, Any], hosts: list[Any], here: Path, key: str) -> None
     _got(prepared)
     _got([host.start.remote(unit["job"]) for host in hosts])
     _say(hosts=addresses, port=port)
+    return addresses
 
 
-def _watch(unit: dict[str, Any], hosts: list[Any], is_told: Callable[[], bool]) -> None:
+def _watch(hosts: list[Any], addresses: list[str], is_told: Callable[[], bool]) -> None:
     """Until one process ends, or its host goes away, or we are asked to end. Raises EndedError."""
     ends = {host.ended.remote(): number for number, host in enumerate(hosts)}
     while not is_told():
         done, _ = ray.wait(list(ends), timeout=LOOK_S)
-        if done:
-            name, how = _got(done)[0]
-            raise EndedError(f"{name} {how}")
+        if not done:
+            continue
+        try:
+            name, how = ray.get(done[0])
+        except Exception as error:  # Ray has many for this
+            lost = addresses[ends[done[0]]]
+            raise EndedError(f"Ray lost {lost}: {_reason(error)}") from None
+        raise EndedError(f"{name} {how}")
     raise EndedError("was asked to end")
 
 
@@ -297,10 +305,17 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    """Of a lost actor, without what names it in Ray's own terms."""
+    said = _line(error, most=4000)
+    found = re.findall(r"because (.*?)(?:\. |: The process|$)", said)
+    return str(found[-1])[:300] if found else said[:300]
+
+
+def _line(error: BaseException, most: int = 500) -> str:
     """What it says, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:500] or type(error).__name__
+    return " ".join(lines)[:most] or type(error).__name__
 
 
 def _say(**facts: Any) -> None:

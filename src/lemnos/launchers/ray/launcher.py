@@ -192,9 +192,9 @@ class Ray:
     def _status(self, name: str, job: RayJob) -> UnitStatus:
         told = self._told.get(job.id) or Told()
         if not job.alive:
-            self._keep(name, job)
+            told = self._keep(name, job)
             self._ray.leave(told)
-            why = parse.why(job)
+            why = told.ended or parse.why(job)
             return UnitStatus(state="ended", why=why, id=job.id, hosts=told.hosts)
         if not told.hosts and job.status == "RUNNING":
             told = parse.told(self._client.printed(job.id))
@@ -252,15 +252,13 @@ class Ray:
         own = render.log_name(status.id, log.path)
         return self._client.log(log.host, own, lines)
 
-    def _keep(self, name: str, job: RayJob) -> None:
-        """What Ray has of the logs of a unit that ended."""
+    def _keep(self, name: str, job: RayJob) -> Told:
+        """What Ray has of the logs of a unit that ended, and what its driver told."""
         if job.id in self._kept:
-            return
+            return self._told[job.id]
+        said = self._client.printed(job.id)
+        told = self._told[job.id] = parse.told(said)
         self._kept.add(job.id)
-        told = self._told.get(job.id)
-        if not (told and told.hosts):
-            told = parse.told(self._client.printed(job.id))
-            self._told[job.id] = told
         for rank in self._facts_of(name).get("ranks", ()):
             if rank["host"] >= len(told.hosts):
                 continue
@@ -268,9 +266,10 @@ class Ray:
             text = self._client.log(told.hosts[rank["host"]], own, KEPT_LINES)
             if text:
                 self._transport.write(rank["log"], redact(text).encode())
-        if said := self._client.printed(job.id):
+        if said:
             path = render.driver_log(self._site, name).path
             self._transport.write(path, redact(said).encode())
+        return told
 
     def _key(self) -> str:
         try:

@@ -239,9 +239,8 @@ class Own:
         return f"{self._site.directory}/{self._job_name(host)}.log"
 
     def _last_words(self, host: str) -> str:
-        data = self._transports[host].read(self._log(host), last=4096) or b""
-        lines = [line.strip() for line in data.decode(errors="replace").splitlines()]
-        return next((line for line in reversed(lines) if line), "it said nothing")[:300]
+        data = self._transports[host].read(self._log(host), last=8192) or b""
+        return starting.last_words(data.decode(errors="replace"))
 
     # ------------------------------------------------------------ the dashboard
 

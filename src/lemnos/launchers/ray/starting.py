@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 from packaging.version import InvalidVersion, Version
@@ -74,8 +75,7 @@ def job_of(site: Site, index: int, addresses: Sequence[str], *, tokens: bool) ->
     how: tuple[str, ...] = ("--address", f"{addresses[0]}:{spec.port}")
     if not index:
         how = ("--head", "--port", str(spec.port))
-        how += ("--temp-dir", temporary(site), "--include-dashboard=true")
-        how += ("--dashboard-host", "127.0.0.1")
+        how += ("--include-dashboard=true", "--dashboard-host", "127.0.0.1")
         how += ("--dashboard-port", str(spec.dashboard_port))
         how += ("--ray-client-server-port", str(spec.first_port + len(PARTS)))
     first = spec.first_port + FIRST_WORKER
@@ -88,6 +88,7 @@ def job_of(site: Site, index: int, addresses: Sequence[str], *, tokens: bool) ->
     argv = (
         *(python_of(site.spec), "-m", "ray.scripts.scripts", "start"),
         *(*how, *own, *ports, "--object-store-memory", str(STORE_BYTES)),
+        *("--temp-dir", f"{temporary(site)}/{index}"),  # hosts may share /tmp
         *("--disable-usage-stats", "--block"),
     )
     return Job(
@@ -190,6 +191,13 @@ def check(spec: RaySpec, said: Mapping[str, Said], addresses: Mapping[str, str],
                 fix=f"open {spec.port} and {spec.first_port}-{_last(spec)} between the hosts, or name the network "
                 "between them with interface",
             )
+
+
+def last_words(log: str) -> str:
+    """Of a Ray that ended: its exception, else its last line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
+    return [*lines, *errors][-1][:300] if lines else "it said nothing"
 
 
 def has_tokens(version: str) -> bool:

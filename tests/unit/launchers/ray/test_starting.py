@@ -105,6 +105,13 @@ def test_a_host_tells_what_it_reaches() -> None:
         starting.said_of("Traceback", "n1")
 
 
+def test_the_last_words_of_ray_are_its_exception() -> None:
+    log = "Traceback\n  x\nException: The current node timed out\nLocal node IP: 10.0.0.1\n\n"
+    assert starting.last_words(log) == "Exception: The current node timed out"
+    assert starting.last_words("a\nb\n") == "b"
+    assert starting.last_words(" \n") == "it said nothing"
+
+
 def test_tokens_are_of_newer_versions() -> None:
     assert starting.has_tokens("2.60.0") and starting.has_tokens("2.52.0")
     assert not starting.has_tokens("2.51.1") and not starting.has_tokens("nightly")
