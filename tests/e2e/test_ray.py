@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +25,13 @@ pytestmark = [
 
 NODES = ("n1", "n2", "n3")
 FRANCE = ("chat", "--prompt", "The capital of France?", "--temperature", "0")
+# All of a host's cores, so that two replicas are on two hosts: one of them is not the head.
+CORES = len(os.sched_getaffinity(0))
 ROOM = [
     *("--on", "ray", "--set", "ray.hosts=[n1,n2,n3]"),
     *("--set", f"ray.python={PYTHON}"),
+    *("--set", f"ray.cpus={CORES}", "--set", "replicas=2"),
+    *("--set", "rollout=stop-first"),
 ]
 
 
@@ -53,10 +58,8 @@ def rays(boxes: Hosts, host: str) -> list[str]:
     return [p for p in boxes.processes(host) if any(word in p for word in words)]
 
 
-def engine_host(boxes: Hosts) -> str:
-    """Where the engine runs."""
-    (found,) = [h for h in NODES if any("llamacpp_server" in p for p in boxes.processes(h))]  # fmt: skip
-    return found
+def engines(boxes: Hosts, host: str) -> list[str]:
+    return [p for p in boxes.processes(host) if "llamacpp_server" in p]
 
 
 def phase(life: Life) -> str:
@@ -75,12 +78,11 @@ def test_a_life_on_hosts(boxes: Hosts, life: Life) -> None:
     assert life.up(*ROOM)["already_up"]
 
     with life.load(found["url"]) as told:
-        life.up("--concurrency", "2", *ROOM)
-        life.run("rollback")
-    assert failed(told) == []
+        _lose_the_raylet(boxes, life)
+    assert len(failed(told)) < len(told) / 2, "the other replica served on"
+    life.up("--concurrency", "2", *ROOM)
+    life.run("rollback")
     assert [each["state"] for each in life.report("history")] == ["served", "served", "serves"]  # fmt: skip
-
-    _lose_the_raylet(boxes, life)
 
     life.run("down")
     for host in NODES:
@@ -91,18 +93,17 @@ def test_a_life_on_hosts(boxes: Hosts, life: Life) -> None:
 
 def _lose_the_raylet(boxes: Hosts, life: Life) -> None:
     """Ray on the replica's host is killed: noticed, and the replica and that host's Ray come back."""
-    lost = engine_host(boxes)
-    (before,) = life.report("ps")
+    lost = next(host for host in NODES[1:] if engines(boxes, host))
     pid = boxes.run(lost, "pgrep", "-x", "raylet").split()[0]
     killed = time.monotonic()
     boxes.run(lost, "kill", "-9", pid)
-    until(lambda: life.report("ps")[0]["restarts"] > before["restarts"], within_s=60)
+    until(lambda: life.report("ps")[0]["restarts"] == 1, within_s=60)
     noticed = time.monotonic() - killed
     until(lambda: phase(life) == "ready", within_s=180)
     back = time.monotonic() - killed
     print(f"raylet on {lost} killed: noticed after {noticed:.1f} s, back after {back:.1f} s")  # noqa: T201  # fmt: skip
-    assert life.run(*FRANCE)
-    until(lambda: rays(boxes, lost))
+    assert "Ray lost" in life.report("ps")[0]["why"]
+    until(lambda: any("raylet" in p for p in boxes.processes(lost)))
 
 
 def _is_clean(boxes: Hosts, host: str) -> bool:

@@ -77,12 +77,14 @@ class Ray:
 
     def kill_node(self, host: str) -> None:
         """Its power is cut."""
-        self.running.pop(host).kill()
         self.hosts.kill(host)
+        self.running.pop(host).communicate()
 
-    def revive_node(self, host: str) -> None:
-        """It is switched on again, and is a node again."""
-        self.hosts.boot(host)
+    def restart(self, host: str) -> None:
+        """Ray there anew, after it was killed."""
+        old = self.running.pop(host)
+        old.kill()
+        old.communicate()
         self.start(host, gpus=8)
         self.wait()
 

@@ -179,9 +179,10 @@ class Fleet:
         if plan.spec.rollout != "auto":
             return plan.spec.rollout
         launcher = self._launcher(revision)
-        if launcher.queues:
+        # A queue has room again when others' jobs end; a Ray cluster has what it has.
+        if launcher.queues and plan.spec.on != "ray":
             return "side-by-side"
-        if plan.embedded:
+        if plan.embedded and not launcher.queues:
             enough = probe_host().free_bytes > plan.embedded.memory.total
             return "side-by-side" if enough else "stop-first"
         try:
