@@ -54,6 +54,13 @@ def proposal(gpus: int = 4) -> Proposal:
     )
 
 
+def over_two_hosts() -> Proposal:
+    """Each server has a host with 8 GPUs for itself."""
+    base = proposal()
+    layout = base.layout.model_copy(update={"tensor": 8})
+    return base.model_copy(update={"layout": layout, "nodes": 2, "gpus": 16})
+
+
 def spec(model: Path, environment: Path, **keys: object) -> DeploymentSpec:
     """A deployment of such groups on this machine."""
     written = {

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import lemnos
-from lemnos.spec.proposal import Proposal
 from tests import groups
 from tests.cluster_life import Life, files_left
 from tests.testbeds.slurm import Slurm, slurm
@@ -28,20 +27,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         yield bed
 
 
-def proposal() -> Proposal:
-    """Each server has a node with 8 GPUs for itself."""
-    base = groups.proposal()
-    layout = base.layout.model_copy(update={"tensor": 8})
-    return base.model_copy(update={"layout": layout, "nodes": 2, "gpus": 16})
-
-
 def test_from_a_spec_to_an_answer_over_two_nodes(
     cluster: Slurm, tmp_path: Path
 ) -> None:
     model = make_tiny_glm(tmp_path / "tiny-glm")
     room = {"cpus": 1, "memory": "2G", "time": "1:00:00"}
     spec = groups.spec(
-        model, groups.venv(tmp_path), on="slurm", slurm=room, plan=proposal()
+        model,
+        groups.venv(tmp_path),
+        on="slurm",
+        slurm=room,
+        plan=groups.over_two_hosts(),
     )
     lemnos.save_spec(tmp_path / "pd.yaml", spec)
     life = Life(cluster.at("login"), tmp_path / "home", tmp_path / "models")
