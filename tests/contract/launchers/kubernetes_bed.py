@@ -10,8 +10,8 @@ import pytest
 
 from lemnos.launchers.base import Launcher
 from tests.contract.launchers.bed import Bed
+from tests.testbeds.kubectl import KUBECTL
 from tests.testbeds.kubernetes import NAMESPACE, Cluster
-from tests.testbeds.kubernetes.kubectl import KUBECTL
 
 PODS = pytest.mark.allow_hosts(["127.0.0.0/8"])
 """Of tests that ask pods, whose addresses are loopback's."""

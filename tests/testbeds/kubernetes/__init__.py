@@ -23,7 +23,7 @@ import pytest
 import trustme
 from aiohttp import web
 
-from tests.testbeds.kubernetes import kubectl as program
+from tests.testbeds import kubectl as program
 from tests.testbeds.kubernetes.api import Api
 from tests.testbeds.kubernetes.controllers import GPU, Controllers
 from tests.testbeds.kubernetes.kubelet import Kubelet

@@ -12,7 +12,6 @@ import json
 import os
 import select
 import signal
-import sys
 from pathlib import Path
 
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000  # sys/mount.h
@@ -23,7 +22,8 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 def main() -> None:
     """Run the command to its end."""
-    told = json.loads(sys.stdin.readline())
+    # Unbuffered: a signal may follow at once.
+    told = json.loads(open(0, "rb", buffering=0, closefd=False).readline())
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
     wakes, wake = os.pipe()
     os.set_blocking(wake, False)

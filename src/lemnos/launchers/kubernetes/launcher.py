@@ -160,7 +160,8 @@ class Kubernetes:
 
     def logs(self, name: str) -> tuple[LogFile, ...]:
         """One a container, or what was kept of them."""
-        pods = self._pods.now()[0].get(name, [])
+        ended = name in self._all_ended()
+        pods = [] if ended else self._pods.now()[0].get(name, [])
         if found := self._logs.of(name, pods):
             return found
         unit = self._unit(name)

@@ -81,6 +81,8 @@ class History:
     """The uids whose last try had just failed, when they were seen last."""
     end: str = ""
     """How a part ended last."""
+    failed: str = ""
+    """How a part ended first by itself, and which, before any of it had served."""
 
 
 def pod_of(obj: Mapping[str, Any]) -> Pod:
@@ -125,9 +127,13 @@ def folded(history: History, pod: Pod) -> History:
     if fails:
         pulling |= {pod.uid}
     ended = next((c for c in pod.containers if c.code is not None), None)
+    served, failed = history.served or pod.served, history.failed
+    if ended and not (served or failed or pod.deleted or pod.disrupted or pod.over):
+        failed = _failure(ended, pod)
     return replace(
         history,
-        served=history.served or pod.served,
+        served=served,
+        failed=failed,
         pods=history.pods | {pod.uid},
         restarts={**history.restarts, pod.uid: restarts},
         pulls=pulls,
@@ -147,7 +153,7 @@ def status_of(
         "hosts": tuple(pod.node for pod in pods if pod.node),
         "starts": _starts(pods, history),
     }
-    if why := _never(name, alive, history):
+    if why := _never(alive, history):
         return UnitStatus(state="ended", why=why, **told)
     if not alive:
         return _without(pods, history, told)
@@ -212,7 +218,7 @@ def _container(told: Mapping[str, Any]) -> Container:
     )
 
 
-def _never(name: str, alive: Sequence[Pod], history: History) -> str:
+def _never(alive: Sequence[Pod], history: History) -> str:
     """Why the unit will not come up by itself; empty if it may."""
     table = words()
     for pod in alive:
@@ -224,13 +230,7 @@ def _never(name: str, alive: Sequence[Pod], history: History) -> str:
         for each in pod.inits:
             if each.restarts >= INIT_TRIES:
                 return f"what prepares it ({each.name}) {_how(each, pod)}"
-        if history.served:
-            continue
-        for each in pod.containers:
-            if each.code is not None:
-                part = _part(name, each, pod)
-                return f"{part} {_how(each, pod)}" if part != name else _how(each, pod)
-    return ""
+    return "" if history.served else history.failed
 
 
 def _waits(name: str, alive: Sequence[Pod], history: History) -> str:
@@ -279,6 +279,12 @@ def _how(each: Container, pod: Pod) -> str:
     table = words().ended
     said = table.get(each.end) or table.get(pod.reason)
     return said or code_in_words(each.code or 0)
+
+
+def _failure(each: Container, pod: Pod) -> str:
+    """How it ended, and of several parts which."""
+    part, how = _part(pod.unit, each, pod), _how(each, pod)
+    return how if part == pod.unit else f"{part} {how}"
 
 
 def _part(name: str, each: Container, pod: Pod) -> str:

@@ -61,20 +61,17 @@ class Logs:
         if not log.path.startswith(IN_POD):
             self._wait(log.job.partition(".")[0])
             return logs.last_lines(transport, log.path, lines)
-        said = self._said(log.path, lines)
+        said = self._both(log.path, lines)
         if said is None:
             self._wait(log.job.partition(".")[0])
             return logs.last_lines(transport, self._file(log.job), lines)
-        if len(said) < lines:
-            before = self._said(log.path, lines, "--previous")
-            said = [*(before or []), *said]
-        return said[-lines:]
+        return said
 
     def keep(self, name: str, pods: Sequence[Pod], *, follow: bool) -> None:
         """Write what its pods have said into the deployment's directory; with ``follow`` what they will say
         until they end, too."""
         for log in self.of(name, pods):
-            said = self._said(log.path, KEPT)
+            said = self._both(log.path, KEPT)
             if said is None:
                 continue
             self._write(log.job, said)
@@ -99,6 +96,13 @@ class Logs:
         begun.set()
         if said:
             self._write(log.job, said)
+
+    def _both(self, path: str, lines: int) -> list[str] | None:
+        """The last lines, those of the container before a restart first."""
+        said = self._said(path, lines)
+        if said is not None and len(said) < lines:
+            said = [*(self._said(path, lines, "--previous") or ()), *said][-lines:]
+        return said
 
     def _said(self, path: str, lines: int, *more: str) -> list[str] | None:
         """None where there is no such pod, or its container has not begun."""

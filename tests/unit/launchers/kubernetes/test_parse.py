@@ -214,6 +214,17 @@ def test_a_rank_that_fails_at_the_start_is_named() -> None:
     assert seen(rank(0, RUNNING), rank(1, crashed()), hosts=2).why == "engine-0.1 ended with exit code 3"  # fmt: skip
 
 
+def test_a_failure_is_remembered_when_its_pod_is_gone() -> None:
+    history = folded(History(), pod_of(rank(1, crashed())))
+    new = rank(0, container(running={}), uid="v0")
+    assert seen(new, hosts=2, before=history).why == "engine-0.1 ended with exit code 3"
+
+
+def test_a_pod_that_was_told_to_go_has_not_failed() -> None:
+    gone = obj(crashed(143), meta={"deletionTimestamp": LATER})
+    assert folded(History(), pod_of(gone)).failed == ""
+
+
 def test_no_pod_yet() -> None:
     assert seen().why == "its pod is being made"
 

