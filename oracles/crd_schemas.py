@@ -5,8 +5,9 @@
 """Make strict schemas of the few fields that lemnos renders of others' kinds, from their own CRDs.
 
 The files are upstream's: example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml of
-prometheus-operator, config/crd/bases/keda.sh_scaledobjects.yaml of KEDA, and
-config/crd/standard/gateway.networking.k8s.io_httproutes.yaml of the Gateway API. Types, enums, patterns
+prometheus-operator, config/crd/bases/keda.sh_scaledobjects.yaml of KEDA,
+config/crd/standard/gateway.networking.k8s.io_httproutes.yaml of the Gateway API, and
+deployments/helm/nvidia-dra-driver-gpu/crds/resource.nvidia.com_computedomains.yaml of NVIDIA's DRA driver. Types, enums, patterns
 and what is required are taken from them for the fields below; any other field is refused. Writes
 tests/data/schemas/KIND_VERSION.json, which tests/unit/launchers/kubernetes validate against. A field
 below that a CRD lacks ends the script.
@@ -24,7 +25,12 @@ from typing import Any
 import yaml
 
 OUT = Path(__file__).parent.parent / "tests/data/schemas"
-VERSIONS = {"ServiceMonitor": "v1", "ScaledObject": "v1alpha1", "HTTPRoute": "v1"}
+VERSIONS = {
+    "ServiceMonitor": "v1",
+    "ScaledObject": "v1alpha1",
+    "HTTPRoute": "v1",
+    "ComputeDomain": "v1beta1",
+}
 POLICIES = {"type": {}, "value": {}, "periodSeconds": {}}
 RULES = {"stabilizationWindowSeconds": {}, "policies": POLICIES}
 CREDENTIALS = {"type": {}, "credentials": {"name": {}, "key": {}}}
@@ -48,6 +54,10 @@ FIELDS: dict[str, dict[str, Any]] = {
             }
         },
         "triggers": {"type": {}, "metadata": {}},
+    },
+    "ComputeDomain": {
+        "numNodes": {},
+        "channel": {"resourceClaimTemplate": {"name": {}}},
     },
     "HTTPRoute": {
         "parentRefs": {"name": {}, "namespace": {}},

@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-VERSIONS = ("1.30.0", "1.34.0", "1.37.0")
+VERSIONS = ("1.32.0", "1.34.0", "1.37.0")
 NEWEST = VERSIONS[-1]
 _ROOT = Path(__file__).parents[1]
 _OURS = _ROOT / "tests/data/schemas"

@@ -180,6 +180,9 @@ class KubernetesSpec(Value):
     """The plan's by default."""
     resources: dict[LabelKey, Quantity] = {}
     """Whatever else a pod with GPUs takes: ``{rdma/ib: "1"}``."""
+    compute_domain: bool = False
+    """NVLink between the nodes of a replica (GB200): a ComputeDomain, for which NVIDIA's DRA driver gives
+    each pod an IMEX channel."""
     cpus: Quantity | None = None
     """That a pod asks for."""
     memory: Quantity | None = None

@@ -13,7 +13,7 @@ from lemnos.launchers.kubernetes.names import (
     pod_labels,
     selector,
 )
-from lemnos.launchers.kubernetes.pods import Object
+from lemnos.launchers.kubernetes.pods import Object, channel_of, has_domain
 from lemnos.launchers.site import Site
 from lemnos.spec.clusters import POD_PORT
 from lemnos.spec.rooms import ScaleSpec
@@ -38,6 +38,26 @@ def service(unit: Unit, site: Site) -> Object:
     found = metadata(site, name, unit.name)
     found["labels"][ROLE] = ENGINE
     return {"apiVersion": "v1", "kind": "Service", "metadata": found, "spec": spec}
+
+
+def compute_domain(unit: Unit, site: Site) -> list[Object]:
+    """Joins the NVLink of the unit's nodes: NVIDIA's DRA driver starts IMEX on them. Kept as it was made
+    (its spec cannot be changed); drivers that take names instead of a count read ``numNodes`` for its status alone."""
+    if not has_domain(unit, site.spec.kubernetes):
+        return []
+    name = object_name(unit.deployment, unit.name, "ComputeDomain")
+    spec = {
+        "numNodes": len(unit.place.hosts),
+        "channel": {"resourceClaimTemplate": {"name": channel_of(unit)}},
+    }
+    return [
+        {
+            "apiVersion": "resource.nvidia.com/v1beta1",
+            "kind": "ComputeDomain",
+            "metadata": metadata(site, name, unit.name),
+            "spec": spec,
+        }
+    ]
 
 
 def network_policy(unit: Unit, site: Site) -> Object:

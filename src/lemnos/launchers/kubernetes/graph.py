@@ -23,6 +23,7 @@ from lemnos.launchers.kubernetes.pods import (
     HANGS_S,
     Object,
     cache_of,
+    claims_of,
     confined,
     gpus_of,
     image_of,
@@ -180,7 +181,7 @@ def _resources(job: Job, unit: Unit, site: Site) -> Object:
     requests: Object = {"cpu": spec.cpus} if spec.cpus else {}
     if spec.memory:
         limits["memory"] = requests["memory"] = spec.memory
-    found = {"requests": requests, "limits": limits}
+    found = {"requests": requests, "limits": limits, "claims": claims_of(unit, spec)}
     return {key: value for key, value in found.items() if value}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lemnos.errors import UsageError
 from lemnos.launchers.kubernetes.around import (
     ENGINE,
+    compute_domain,
     disruption_budget,
     network_policy,
     scaler,
@@ -40,10 +41,11 @@ def objects_of(unit: Unit, site: Site, nodes: NodeFacts) -> list[Object]:
     if unit.role == "gateway":
         return gateway_objects(unit, site, nodes)
     kind = kind_of(unit, site)
-    found = [WORKLOADS[kind](unit, site, nodes), service(unit, site)]
+    workload = WORKLOADS[kind](unit, site, nodes)
+    found = [*compute_domain(unit, site), workload, service(unit, site)]
     if site.spec.kubernetes.network_policy:
         found.append(network_policy(unit, site))
-    return found + scaler(unit, site, found[0])
+    return found + scaler(unit, site, workload)
 
 
 def shared_of(unit: Unit, site: Site, nodes: NodeFacts) -> list[Object]:

@@ -19,6 +19,7 @@ WORKLOADS = {
     "RayCluster": "rayclusters.ray.io",
 }
 AROUND = {
+    "ComputeDomain": "computedomains.resource.nvidia.com",
     "Service": "services",
     "Secret": "secrets",
     "ConfigMap": "configmaps",

@@ -18,6 +18,7 @@ from lemnos.launchers.kubernetes.names import (
     CACHE,
     NodeFacts,
     key_secret,
+    object_name,
     selector,
 )
 from lemnos.launchers.site import Site
@@ -37,6 +38,7 @@ HANGS_S = 120
 """An engine that does not answer for so long is started anew."""
 FS_GROUP = 1000
 """Whose group volumes and keys get: Dynamo's images are user 1000, the others root."""
+CHANNEL = "imex"
 _KEY_DIRECTORY = posixpath.dirname(KEY_IN_A_POD)
 
 
@@ -127,12 +129,31 @@ def secret_items(unit: Unit) -> dict[str, str]:
 
 def resources_of(unit: Unit, spec: KubernetesSpec) -> Object:
     """GPUs are limits; memory is both, so that a node that runs out does not end the engine."""
-    requests, limits = _room(unit, spec), {}
+    requests = _room(unit, spec)
+    limits: dict[str, str] = {}
     if gpus := gpus_of(unit, spec):
         limits = {spec.gpu_resource: str(gpus)} | dict(spec.resources)
     if spec.memory:
         limits["memory"] = spec.memory
-    return {k: v for k, v in (("requests", requests), ("limits", limits)) if v}
+    found = {"requests": requests, "limits": limits, "claims": claims_of(unit, spec)}
+    return {key: value for key, value in found.items() if value}
+
+
+def claims_of(unit: Unit, spec: KubernetesSpec) -> list[Object]:
+    """Of a container: the IMEX channel through which it reaches GPUs of other nodes."""
+    return [{"name": CHANNEL}] if has_domain(unit, spec) else []
+
+
+def has_domain(unit: Unit, spec: KubernetesSpec) -> bool:
+    """Whether its pods share NVLink over nodes, by a ComputeDomain."""
+    several = unit.place.multi_node_nvlink and len(unit.place.hosts) > 1
+    return spec.compute_domain and several
+
+
+def channel_of(unit: Unit) -> str:
+    """The template of claims that NVIDIA's driver makes for the unit's ComputeDomain."""
+    name = object_name(unit.deployment, unit.name, "ComputeDomain")
+    return f"{name}-{CHANNEL}"
 
 
 def gpus_of(unit: Unit, spec: KubernetesSpec) -> int:
@@ -212,6 +233,9 @@ def pod(
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     found["terminationGracePeriodSeconds"] = GRACE_S
+    if near and has_domain(unit, spec):
+        claim = {"name": CHANNEL, "resourceClaimTemplateName": channel_of(unit)}
+        found["resourceClaims"] = [claim]
     found["containers"] = containers
     found["volumes"] = volumes(unit, site)
     return found

@@ -111,11 +111,11 @@ def _notes(unit: Unit, site: Site, nodes: NodeFacts) -> Iterator[str]:
             "the restricted pod security standard refuses it"
         )
     kind = kind_of(unit, site)
-    nvlink = unit.place.multi_node_nvlink and len(unit.place.hosts) > 1
-    if nvlink and any("NCCL_MNNVL_ENABLE" in job.command.env for job in unit.jobs):
+    over_nodes = any("NCCL_MNNVL_ENABLE" in job.command.env for job in unit.jobs)
+    if over_nodes and not spec.compute_domain:
         yield (
-            "NVLink between nodes takes an IMEX channel in each pod (a ComputeDomain of NVIDIA's DRA driver), "
-            "which lemnos does not make: without one set NCCL_MNNVL_ENABLE to 0 in engine_env"
+            "NVLink between nodes takes an IMEX channel in each pod: kubernetes.compute_domain gives it where "
+            "NVIDIA's DRA driver is; else set NCCL_MNNVL_ENABLE to 0 in engine_env"
         )
     if kind == "dynamo":
         yield "Dynamo's frontend takes no key: the NetworkPolicy alone keeps others away"

@@ -16,7 +16,7 @@ from lemnos.launchers.kubernetes.gateway import USER
 from lemnos.launchers.kubernetes.render import BASE, kustomize
 from tests.command import lemnos as command
 from tests.manifests import check, needs_crds
-from tests.testbeds.kubernetes import kubectl
+from tests.testbeds import kubectl
 
 ROOT = Path(__file__).parents[4]
 SPECS = sorted((ROOT / "examples").glob("seed-*-kubernetes/specs/*.yaml"))

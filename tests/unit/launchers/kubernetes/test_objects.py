@@ -81,6 +81,8 @@ def cases() -> Iterator[Case]:
     yield lambda: units.sglang(2), {}
     yield units.on_ray, {"kubernetes": FULL | {"kind": "raycluster"}}
     yield units.over_trays, {"kubernetes": FULL}
+    yield units.over_trays, {"kubernetes": FULL | {"compute_domain": True}}
+    yield units.one_over_trays, {"kubernetes": {"compute_domain": True}}
     yield units.small, {"kubernetes": OWN, **KEYS}
     for weights in WEIGHTS:
         yield units.vllm, {"kubernetes": {"weights": weights}}
@@ -107,7 +109,7 @@ CORE = {
 }
 EVERY = CORE | {
     *("DynamoGraphDeployment", "HTTPRoute", "LeaderWorkerSet", "RayCluster"),
-    *("ScaledObject", "ServiceMonitor"),
+    *("ComputeDomain", "ScaledObject", "ServiceMonitor"),
 }
 
 
@@ -303,6 +305,26 @@ def test_with_scale_replicas_are_the_scalers() -> None:
     assert 'vllm:num_requests_waiting{pod=~"chat-engine-0-.*"}' in trigger["metadata"]["query"]  # fmt: skip
     with pytest.raises(UsageError, match="not scaled"):
         all_of(units.dynamo(), at)
+
+
+def test_pods_that_share_nvlink_claim_a_channel_of_their_domain() -> None:
+    for make in (units.over_trays, units.one_over_trays):
+        objects = all_of(make(), site(kubernetes={"compute_domain": True}))
+        channel = only(objects, "ComputeDomain")["spec"]["channel"]
+        name = channel["resourceClaimTemplate"]["name"]
+        claiming = [pod for pod in pods_of(objects) if "resourceClaims" in pod]
+        assert len(claiming) == 2
+        for pod in claiming:
+            (claim,) = pod["resourceClaims"]
+            assert claim == {"name": "imex", "resourceClaimTemplateName": name}
+        asked = [r["claims"] for r in parts_of(objects, "resources") if "claims" in r]
+        assert asked == [[{"name": "imex"}]] * 2
+    assert "ComputeDomain" not in str(all_of(units.over_trays(), site()))
+
+
+def parts_of(found: Any, key: str) -> list[dict[str, Any]]:
+    """What ``key`` holds, wherever it is."""
+    return [each[key] for each in parts(found, key)]
 
 
 def test_units_share_what_is_the_deployments() -> None:

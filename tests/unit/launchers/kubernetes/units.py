@@ -112,6 +112,11 @@ def over_trays() -> Unit:
     return of_plan(plan, place(4, 4, multi_node_nvlink=True))
 
 
+def one_over_trays() -> Unit:
+    """vLLM over two hosts that share an NVLink domain."""
+    return of_plan(glm("vllm"), place(2, 2, multi_node_nvlink=True))
+
+
 def small() -> Unit:
     """The embedded engine: no GPU."""
     plan = samples.plan("chat").model_copy(update={"program": ("python3",)})
