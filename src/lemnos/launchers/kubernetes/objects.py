@@ -51,7 +51,10 @@ def objects_of(unit: Unit, site: Site, nodes: NodeFacts) -> list[Object]:
 def shared_of(unit: Unit, site: Site, nodes: NodeFacts) -> list[Object]:
     """The deployment's: the same for each of its units that serve the same model."""
     found = claim(unit, site) + pull_job(unit, site, nodes)
-    found.append(disruption_budget(site))
+    if kind_of(unit, site) != "raycluster":
+        # Such a budget counts what a scale subresource tells, which a RayCluster has not: no node
+        # with one could be drained.
+        found.append(disruption_budget(site))
     if site.spec.kubernetes.monitor:
         secret = key_secret(site.deployment)
         found.append(service_monitor(site, site.deployment, ENGINE, secret))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -113,14 +114,15 @@ EVERY = CORE | {
 }
 
 
-def made(case: Case) -> tuple[list[dict[str, Any]], Site]:
-    make, keys = case
-    at = site(**keys)
-    return all_of(make(), at), at
+@functools.cache
+def made() -> list[tuple[Unit, Site, list[dict[str, Any]]]]:
+    """Each case's unit, where it is, and its objects with its deployment's: nobody changes them."""
+    units_at = [(make(), site(**keys)) for make, keys in CASES]
+    return [(unit, at, all_of(unit, at)) for unit, at in units_at]
 
 
 def found() -> list[dict[str, Any]]:
-    objects = [each for case in CASES for each in made(case)[0]]
+    objects = [each for _, _, objects in made() for each in objects]
     return [*objects, targets_map('{"routes": []}', site())]
 
 
@@ -176,9 +178,7 @@ def parts(found: Any, key: str) -> Iterator[dict[str, Any]]:
 
 
 def test_everything_is_labelled_and_named() -> None:
-    for case in CASES:
-        objects, at = made(case)
-        unit = case[0]()
+    for unit, at, objects in made():
         seen = [f"{each['kind']}/{each['metadata']['name']}" for each in objects]
         assert len(set(seen)) == len(seen)
         for each in objects:
@@ -196,7 +196,7 @@ def test_lists_that_are_merged_by_a_key_have_it_once() -> None:
     keys = {"mountPath": "volumeMounts", "name": "env", "containerPort": "ports"}
     env = {"VLLM_API_KEY": "mine", "LEMNOS_POD_IP": "mine", "CUDA_VISIBLE_DEVICES": "7"}
     evil = units.vllm(2, engine_env=env)
-    whole = [*all_of(evil, site()), *(each for case in CASES for each in made(case)[0])]
+    whole = [*all_of(evil, site()), *found()]
     for pod in pods_of(whole):
         for own in [*pod["containers"], *pod.get("initContainers", [])]:
             for key, where in keys.items():
@@ -207,8 +207,7 @@ def test_lists_that_are_merged_by_a_key_have_it_once() -> None:
 
 
 def test_no_pod_has_more_rights_than_it_needs() -> None:
-    for case in CASES:
-        objects, _ = made(case)
+    for _, _, objects in made():
         for each in objects:
             for pod in pods_of(each):
                 graph = each["kind"] == "DynamoGraphDeployment"
@@ -222,8 +221,8 @@ def test_no_pod_has_more_rights_than_it_needs() -> None:
 
 
 def test_volumes_and_mounts_belong_together() -> None:
-    for case in CASES:
-        for each in made(case)[0]:
+    for _, _, objects in made():
+        for each in objects:
             for pod in pods_of(each):
                 volumes = [volume["name"] for volume in pod["volumes"]]
                 assert len(set(volumes)) == len(volumes)
