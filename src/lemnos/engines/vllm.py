@@ -96,7 +96,7 @@ class Vllm:
     def jobs(
         self, plan: Plan, index: int, place: Place, files: JobFiles
     ) -> tuple[Job, ...]:
-        """A ``vllm serve`` on each host; with Ray, one on the first, and Ray itself on all."""
+        """A ``vllm serve`` on each host; with Ray, one on the first, and Ray itself on all where it is not there."""
         proposal = planned(plan)
         possible(proposal.layout, place, "vLLM")
         if place.role != "both":
@@ -118,7 +118,9 @@ class Vllm:
         if len(place.hosts) == 1:
             return tuple(found)
         layout = planned(plan).layout
-        if place.ray:
+        if place.ray_is_there:
+            inner = []
+        elif place.ray:
             inner = [(RAY, "Ray's GCS")]
         elif layout.data > 1:
             inner = [(RPC, "data-parallel messages")]
@@ -290,7 +292,7 @@ def _on_ray(
     """Ray on every host, and on the first vLLM, which places its ranks through it.
 
     The engine's job comes first, because it has the API; it waits for the hosts by itself,
-    since Ray's placement group does.
+    since Ray's placement group does. In a cluster that is there it is the only one.
     """
     line = _settings(plan, proposal, place)
     line.add("--distributed-executor-backend", "ray", why="Ray")
@@ -302,7 +304,8 @@ def _on_ray(
     def job(rank: int, part: str, host: str, words: tuple[str, ...]) -> Job:
         env = env_of(plan, proposal, place, files, host)
         env |= plan.quirks.env | plan.spec.engine_env
-        more = {"RAY_ADDRESS": address} if part == "" else {}
+        own = part == "" and not place.ray_is_there
+        more = {"RAY_ADDRESS": address} if own else {}
         secret = Secret(key_file=files.key_file, env="VLLM_API_KEY")
         return Job(
             deployment=plan.name,
@@ -326,6 +329,8 @@ def _on_ray(
     own = (f"--port={place.inner_port + RAY}", f"--node-ip-address={head}")
     quiet = ("--include-dashboard=false", "--disable-usage-stats", "--block")
     serve = (*_program(plan), "serve", *line.before, *line.words)
+    if place.ray_is_there:
+        return (job(0, "", head, serve),)
     jobs = [
         job(0, "", head, serve),
         job(1, "ray-head", head, (*ray, "start", "--head", *own, *gpus, *quiet)),

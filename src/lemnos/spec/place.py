@@ -32,6 +32,8 @@ class Place(Value):
     role: Role = "both"
     ray: bool = False
     """A Ray cluster joins the hosts, instead of the engine's own processes."""
+    ray_is_there: bool = False
+    """``ray``: the cluster runs already, and what starts the engine is in it."""
     bind: str = ""
     """The address that the API binds where that is not the first host's: in a pod all are its own."""
     names: tuple[str, ...] = ()

@@ -12,18 +12,61 @@ from lemnos.errors import LemnosError, UsageError
 from lemnos.launchers import late
 from lemnos.launchers.base import Launcher
 from lemnos.launchers.registry import launcher_for
+from lemnos.spec.plan import Command, Secret
 from lemnos.spec.unit import Unit
 from lemnos.transport.ssh import Ssh
-from tests.contract.launchers.bed import SERVER, WAITER, said, status_of
+from tests.contract.launchers.bed import (
+    KEY,
+    SERVER,
+    WAITER,
+    WORD,
+    evils,
+    said,
+    status_of,
+)
 from tests.contract.launchers.suite import Bed, LauncherSuite, swept
 from tests.testbeds.ray import Ray, ray
 
 pytestmark = [pytest.mark.bed, pytest.mark.timeout(300)]
 
 
+# Stands where vLLM is: tells what an actor of Ray gave it, and ends as vLLM does when it is asked.
+VLLM = """
+import http.server, json, os, signal, sys, threading
+def main():
+    import ray
+    group = ray.util.get_current_placement_group()
+    told = {"argv": sys.argv, "env": dict(os.environ), "pid": os.getpid(), "bundles": group.bundle_specs}
+    told["main"] = threading.current_thread() is threading.main_thread()
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = json.dumps(told).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+        def log_message(self, *args):
+            pass
+    words = sys.argv
+    host, port = words[words.index("--host") + 1], int(words[words.index("--port") + 1])
+    server = http.server.ThreadingHTTPServer((host, port), Handler)
+    def end(*_):
+        threading.Thread(target=server.shutdown).start()
+    signal.signal(signal.SIGTERM, end)
+    print("up in Ray", flush=True)
+    server.serve_forever()
+    server.server_close()
+    print("asked", flush=True)
+"""
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
-    with ray(tmp_path_factory.mktemp("ray")) as bed:
+    directory = tmp_path_factory.mktemp("ray")
+    stand_in = directory / "python/vllm/entrypoints/cli"
+    stand_in.mkdir(parents=True)
+    (stand_in / "main.py").write_text(VLLM)
+    with ray(directory, env={"PYTHONPATH": str(directory / "python")}) as bed:
         yield bed
 
 
@@ -76,6 +119,35 @@ def test_ranks_have_their_gpus_on_a_node_each_and_others_wait(bed: Bed) -> None:
     assert launcher.status()["engine-0"].state == "running"
     with pytest.raises(UsageError, match="GPU are needed, and 0 of this"):
         launcher.room(gang(bed, launcher, "engine-2", gpus=16))
+
+
+def test_vllm_is_an_actor_whose_group_has_a_bundle_for_each_rank(
+    bed: Bed, cluster: Ray
+) -> None:
+    launcher = bed.launcher()
+    words = ("vllm", "serve", "it's $HOME", "--host", late.host(0), "--port", str(late.PORT))  # fmt: skip
+    unit = gang(bed, launcher, "engine-0", gpus=2)
+    secret = Secret(key_file=launcher.files("engine-0").key_file, env="VLLM_API_KEY")
+    command = Command(argv=words, env={**evils(bed), WORD: bed.word}, secrets=(secret,))
+    job = unit.jobs[0].model_copy(update={"command": command})
+    place = unit.place.model_copy(update={"ray": True, "ray_is_there": True})
+    unit = unit.model_copy(update={"jobs": (job,), "place": place})
+    launcher.submit(unit)
+    told = bed.told(launcher)
+    assert told["argv"][:3] == ["vllm", "serve", "it's $HOME"] and told["main"]
+    assert {name: told["env"].get(name) for name in evils(bed)} == evils(bed)
+    assert told["env"]["VLLM_API_KEY"] == KEY
+    assert told["env"]["RAY_ADDRESS"].startswith(cluster.hosts.addresses["head"])
+    status = launcher.status()["engine-0"]
+    pins = [next(k for k in each if k.startswith("node:")) for each in told["bundles"]]
+    assert [each["GPU"] for each in told["bundles"]] == [1, 1, 1, 1]
+    first, second = status.hosts
+    assert pins == [f"node:{first}"] * 2 + [f"node:{second}"] * 2
+    assert "up in Ray" in said(launcher)
+    launcher.cancel("engine-0")
+    bed.until(lambda: not status_of(launcher).alive)
+    assert "asked" in said(launcher)
+    assert (bed.directory / "box/engine.key").exists(), "it was not ours to remove"
 
 
 def test_a_worker_that_is_killed_leaves_nothing(cluster: Ray, bed: Bed) -> None:

@@ -1,6 +1,6 @@
 """Runs one unit of lemnos on a Ray cluster: the entry point of its job.
 
-lemnos ships this file with the job, it is never imported: Python's own library and Ray are all it needs. It has a
+lemnos ships this file and ``actors.py`` with the job: Python's own library and Ray are all they need. It has a
 placement group with a bundle for each host, and in each bundle an actor that runs the host's processes below
 it. What lemnos must know is printed, one JSON object a line after a word: for what the unit waits, where
 it is, how it ended. When one process ends, all do.
@@ -12,15 +12,9 @@ import contextlib
 import importlib
 import json
 import os
-import platform
-import queue
-import random
 import re
 import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -28,107 +22,13 @@ from pathlib import Path
 from typing import Any
 
 ray: Any = None
+actors: Any = None
 WORD = "LEMNOS "
-ATTEMPT = "1"
-PORTS = range(20_000, 32_000)
-"""As ``lemnos.launchers.hosts``: below those that Linux gives to connections."""
 LOOK_S = 0.5
 
 
 class EndedError(Exception):
     """Why the unit ends, in words."""
-
-
-class Host:
-    """What runs the processes of one host; it lives in an actor of the host's bundle."""
-
-    def __init__(self) -> None:
-        self._directories: dict[str, str] = {}
-        self._held: list[int] = []
-        self._ends: queue.Queue[tuple[str, str]] = queue.Queue()
-        self._over = threading.Semaphore(0)
-
-    def about(self) -> dict[str, str]:
-        """Its address and its versions."""
-        own = importlib.import_module("ray")
-        return {
-            "host": own.util.get_node_ip_address(),
-            "python": platform.python_version(),
-            "ray": own.__version__,
-        }
-
-    def free_ports(self, count: int) -> int:
-        """The first of ``count`` ports in a row that nobody has."""
-        firsts = list(range(PORTS.start, PORTS.stop - count, count))
-        random.SystemRandom().shuffle(firsts)
-        for first in firsts:
-            if all(_is_free(port) for port in range(first, first + count)):
-                return first
-        raise RuntimeError(f"no {count} free ports in a row were found")
-
-    def prepare(
-        self, scripts: dict[str, str], late: str, key_file: str, key: str
-    ) -> None:
-        """A directory for each process, which removes it at its end, and the engine's key where they read it: one
-        that is there already (a shared file system) is left as it is, one of ours has those that hold it beside it."""
-        for name, text in scripts.items():
-            directory = Path(tempfile.mkdtemp(prefix="lemnos-"))
-            (directory / f"{name}.sh").write_text(text)
-            (directory / f"late.{ATTEMPT}.sh").write_text(late)
-            self._directories[name] = str(directory)
-        old = os.umask(0o077)
-        holders = Path(f"{key_file}.held")
-        try:
-            holders.parent.mkdir(parents=True, exist_ok=True)
-            if holders.is_dir() or not Path(key_file).exists():
-                holders.mkdir(exist_ok=True)
-                for each in self._directories.values():
-                    (holders / Path(each).name).touch()
-                part = Path(f"{key_file}.{os.getpid()}.part")
-                part.write_text(key)
-                part.rename(key_file)
-        finally:
-            os.umask(old)
-
-    def start(self, job: str) -> None:
-        """The processes, whose scripts are there; logs in Ray's session begin with the job's id. They are no children of Ray's worker, which kills its own
-        when it ends: a pipe tells them that, and gives them the time to end in order."""
-        node = importlib.import_module("ray")._private.worker._global_node
-        env = os.environ | {"LEMNOS_LOGS": f"{node.get_logs_dir_path()}/{job}"}
-        env.pop("OMP_NUM_THREADS", None)  # Ray's own, for its tasks: 1
-        for name, directory in self._directories.items():
-            tells, told = os.pipe()
-            held, ours = os.pipe()
-            self._held.append(ours)
-            subprocess.run(
-                ["setsid", "-f", "bash", f"{directory}/{name}.sh", ATTEMPT, "held"],
-                stdin=held, stdout=told, stderr=subprocess.DEVNULL,
-                env=env | {"LEMNOS_AT": directory}, check=True,
-            )  # fmt: skip
-            os.close(told)
-            os.close(held)
-            threading.Thread(target=self._await, args=(name, tells)).start()
-
-    def ended(self) -> tuple[str, str]:
-        """The first process that ended, and how; waits for it."""
-        return self._ends.get()
-
-    def stop(self) -> None:
-        """Ask all to end."""
-        for directory in self._directories.values():
-            with contextlib.suppress(FileNotFoundError):  # that one has ended
-                Path(directory, f"stop.{ATTEMPT}").touch()
-
-    def over(self) -> None:
-        """Waits until all have ended, and nothing of them is left."""
-        for _ in self._held:
-            self._over.acquire()
-
-    def _await(self, name: str, tells: int) -> None:
-        with os.fdopen(tells, encoding="utf-8") as pipe:
-            said = pipe.read().strip()
-        self._ends.put((name, _how(said)))
-        self._over.release()
 
 
 def main() -> int:
@@ -144,6 +44,8 @@ def main() -> int:
         unit["job"] = _join()
         signal.signal(signal.SIGTERM, lambda *_: told.set())  # instead of Ray's own
         group = _room(unit, told.is_set)
+        if unit["inside"]:
+            _inside(unit, group, here, key, told.is_set)
         hosts = _actors(unit, group)
         addresses = _start(unit, hosts, here, key)
         _watch(hosts, addresses, told.is_set)
@@ -157,7 +59,7 @@ def main() -> int:
 def _join() -> str:
     """Be a driver of the cluster; the job's id. Its files stay here: workers are given what they run, not the
     package."""
-    global ray
+    global actors, ray
     config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     config["runtime_env"] = {}
     os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(config)
@@ -169,6 +71,10 @@ def _join() -> str:
         ) from None
     try:
         ray.init(log_to_driver=False, logging_level="error")
+        actors = importlib.import_module(
+            "actors"
+        )  # beside us; workers have no such file
+        ray.cloudpickle.register_pickle_by_value(actors)
     except Exception as error:  # Ray's own words, whatever they are: mixed versions
         raise EndedError(f"Ray takes no driver: {_line(error)}") from None
     return str(config.get("metadata", {}).get("job_submission_id", "lemnos"))
@@ -185,6 +91,71 @@ def _room(unit: dict[str, Any], is_told: Callable[[], bool]) -> Any:
         if (now := _lacking(unit)) != said:
             _say(waits=now)
             said = now
+    return group
+
+
+def _inside(
+    unit: dict[str, Any], found: Any, here: Path, key: str, is_told: Callable[[], bool]
+) -> None:
+    """vLLM in a group whose bundles have one GPU each, as it wants them, host by host in the order of its ranks: on
+    the nodes that ``found`` has room on. Raises EndedError at its end."""
+    addresses = _addresses(found)
+    group = _divided(unit, found, addresses, is_told)
+    strategies = importlib.import_module("ray.util.scheduling_strategies")
+    options = {
+        "num_cpus": 0,
+        "scheduling_strategy": strategies.PlacementGroupSchedulingStrategy(
+            placement_group=group,
+            placement_group_bundle_index=0,
+            placement_group_capture_child_tasks=True,
+        ),
+    }
+    eye = ray.remote(actors.Eye).options(**options).remote()
+    engine = ray.remote(actors.Inside).options(**options).remote()
+    name = unit["ranks"][0]["name"]
+    _, port = _got([eye.about.remote(), eye.free_ports.remote(unit["ports"])])
+    script = (here / f"{name}.sh").read_text()
+    log = f"{unit['job']}-{unit['ranks'][0]['log'].rpartition('/')[2]}"
+    lines = _late(addresses, port)
+    pid = _got([engine.prepare.remote(script, lines, log, unit["key_file"], key)])[0]
+    served = engine.serve.remote()
+    _say(hosts=addresses, port=port)
+    try:
+        while not is_told():
+            if ray.wait([served], timeout=LOOK_S)[0]:
+                raise EndedError(f"{name} {_got([served])[0]}")
+    finally:
+        with contextlib.suppress(Exception):  # its host is gone, perhaps
+            ray.get(eye.ask.remote(pid), timeout=LOOK_S)
+            ray.wait([served], timeout=unit["grace_s"])
+    raise EndedError("was asked to end")
+
+
+def _addresses(group: Any) -> list[str]:
+    """Of the nodes of its bundles, in their order."""
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+    table = ray.util.placement_group_table(group)["bundles_to_node_id"]
+    return [nodes[table[number]] for number in sorted(table)]
+
+
+def _divided(
+    unit: dict[str, Any], found: Any, addresses: list[str], is_told: Callable[[], bool]
+) -> Any:
+    """The same room on the same nodes, in bundles of one GPU."""
+    need = dict(unit["bundle"])
+    gpus = int(need.pop("GPU", 1))
+    share = {name: value / gpus for name, value in need.items()}
+    share["CPU"] = max(1, int(need.get("CPU", gpus) // gpus))
+    bundles = [
+        {"GPU": 1, **share, f"node:{address}": 0.001}
+        for address in addresses
+        for _ in range(gpus)
+    ]
+    ray.util.remove_placement_group(found)
+    group = ray.util.placement_group(bundles, strategy="PACK")
+    while not group.wait(LOOK_S):
+        if is_told():
+            raise EndedError("was asked to end before there was room for it")
     return group
 
 
@@ -211,7 +182,7 @@ def _actors(unit: dict[str, Any], group: Any) -> list[Any]:
         "max_restarts": 0,
     }
     return [
-        ray.remote(Host).options(
+        ray.remote(actors.Host).options(
             **options,
             scheduling_strategy=strategies.PlacementGroupSchedulingStrategy(
                 placement_group=group, placement_group_bundle_index=index
@@ -231,18 +202,24 @@ def _start(unit: dict[str, Any], hosts: list[Any], here: Path, key: str) -> list
         )
     port = _got([hosts[0].free_ports.remote(unit["ports"])])[0]
     addresses = [each["host"] for each in about]
-    late = [f"LEMNOS_HOST_{n}={address}" for n, address in enumerate(addresses)]
-    late += [f"LEMNOS_PORT={port}", f"LEMNOS_INNER_PORT={port + 1}", ""]
+    lines = _late(addresses, port)
     prepared = []
     for number, host in enumerate(hosts):
         names = [rank["name"] for rank in unit["ranks"] if rank["host"] == number]
         scripts = {name: (here / f"{name}.sh").read_text() for name in names}
-        lines = "\n".join(late)
         prepared.append(host.prepare.remote(scripts, lines, unit["key_file"], key))
     _got(prepared)
     _got([host.start.remote(unit["job"]) for host in hosts])
     _say(hosts=addresses, port=port)
     return addresses
+
+
+def _late(addresses: list[str], port: int) -> str:
+    """What scripts could not know before."""
+    late = [f"LEMNOS_HOST_{n}={address}" for n, address in enumerate(addresses)]
+    return "\n".join(
+        [*late, f"LEMNOS_PORT={port}", f"LEMNOS_INNER_PORT={port + 1}", ""]
+    )
 
 
 def _watch(hosts: list[Any], addresses: list[str], is_told: Callable[[], bool]) -> None:
@@ -282,27 +259,6 @@ def _got(refs: list[Any]) -> Any:
         gone = "Actor" in type(error).__name__ or "Node" in type(error).__name__
         what = "a host went away" if gone else "a host could not do it"
         raise EndedError(f"{what}: {_line(error)}") from None
-
-
-def _how(said: str) -> str:
-    if not said.isdecimal():
-        return "ended (nobody saw how)"
-    code = int(said)
-    if code <= 128:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by {signal.Signals(code - 128).name}"
-    except ValueError:
-        return f"ended with exit code {code}"
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
 
 
 def _reason(error: BaseException) -> str:

@@ -53,8 +53,10 @@ class Ray:
         self._kept: set[str] = set()
 
     def place(self, plan: Plan, name: str, *, dry: bool = False) -> Place:
-        """Hosts and ports are late values: Ray chooses them."""
+        """Hosts and ports are late values: Ray chooses them. vLLM's ranks on several hosts are Ray's actors,
+        unless ``ray.executor`` says otherwise."""
         shape = shape_of(plan)
+        own = plan.engine == "vllm" and shape.hosts > 1 and self._spec.executor == "ray"
         return Place(
             hosts=tuple(late.host(rank) for rank in range(shape.hosts)),
             gpus_per_host=shape.gpus,
@@ -62,6 +64,8 @@ class Ray:
             inner_port=late.INNER_PORT,
             interface=self._site.spec.interface,
             multi_node_nvlink=shape.multi_node_nvlink,
+            ray=own,
+            ray_is_there=own,
         )
 
     def files(self, name: str) -> JobFiles:

@@ -29,6 +29,7 @@ GRACE_S = 7
 """What is left has so long after SIGTERM."""
 STOP_S = GRACE_S + 8
 """Ray kills a driver that has not ended so long after it was asked to."""
+DUMP = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
 
@@ -42,12 +43,14 @@ def render(unit: Unit, site: Site, cluster: Rendered | None = None) -> Rendered:
             fix="start Ray inside the image, or give the engine's environment as venv",
         )
     files = dict(cluster.files) if cluster else {}
-    driver = resources.files("lemnos.launchers.ray").joinpath("driver.py")
     files["job.json"] = _json(_body(unit, site))
     files["unit.json"] = _json(_facts(unit, site))
     for job in unit.jobs:
-        files[f"{name_of(job)}.sh"] = _rank(job, unit, site)
-    files["driver.py"] = driver.read_text(encoding="utf-8")
+        make = _inside if unit.place.ray else _rank
+        files[f"{name_of(job)}.sh"] = make(job, unit, site)
+    for file in ("driver.py", "actors.py"):
+        own = resources.files("lemnos.launchers.ray").joinpath(file)
+        files[file] = own.read_text(encoding="utf-8")
     notes = cluster.notes if cluster else ()
     commands = cluster.commands if cluster else ()
     return Rendered(
@@ -91,6 +94,8 @@ def package_of(body: dict[str, Any]) -> str:
 def bundle_of(place: Place, spec: RaySpec) -> dict[str, float]:
     """What a unit takes of each host."""
     cpus = spec.cpus or (0 if place.gpus_per_host else 1)
+    if place.ray:  # an actor of vLLM's for each GPU
+        cpus = max(cpus, place.gpus_per_host)
     need: dict[str, float] = {"GPU": place.gpus_per_host, "CPU": cpus}
     return {name: value for name, value in need.items() if value} | spec.resources
 
@@ -145,6 +150,7 @@ def _facts(unit: Unit, site: Site) -> dict[str, Any]:
         "unit": unit.name,
         "hosts": len(unit.place.hosts),
         "bundle": bundle_of(unit.place, site.spec.ray),
+        "inside": unit.place.ray,
         "ports": INNER_PORTS + 1,
         "grace_s": GRACE_S + 3,
         "key_file": site.files(unit.name).key_file,
@@ -158,6 +164,14 @@ def _facts(unit: Unit, site: Site) -> dict[str, Any]:
             for job, log in zip(unit.jobs, logs, strict=True)
         ],
     }
+
+
+def _inside(job: Job, unit: Unit, site: Site) -> str:
+    """Says with which words and variables the engine is to run: an actor of Ray becomes it."""
+    words = job.command.argv[job.command.argv.index("serve") :]
+    argv = (python_of(site.spec), "-c", DUMP, *words)
+    command = job.command.model_copy(update={"argv": argv})
+    return "#!/bin/sh\n" + body_of(job.model_copy(update={"command": command}))
 
 
 def _rank(job: Job, unit: Unit, site: Site) -> str:

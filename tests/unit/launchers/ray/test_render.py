@@ -5,18 +5,24 @@ from __future__ import annotations
 import io
 import json
 import stat
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lemnos.engines.base import engine_named
 from lemnos.errors import UsageError
+from lemnos.launchers import late
 from lemnos.launchers.late import host
 from lemnos.launchers.ray import render
+from lemnos.launchers.ray.launcher import Ray
 from lemnos.spec.place import Place
 from lemnos.spec.unit import Unit
 from tests.contract.launchers.bed import check_script
+from tests.unit.engines.rendered import glm
 from tests.unit.launchers.ray import units
 
 
@@ -99,3 +105,53 @@ def test_what_ray_cannot_do_is_refused() -> None:
     elsewhere = Unit(deployment="chat", name="engine-0", jobs=(job,), place=unit.place)
     with pytest.raises(UsageError, match="Ray chooses the nodes"):
         render.render(elsewhere, site)
+
+
+def test_vllm_over_hosts_is_one_job_whose_ranks_are_rays(tmp_path: Path) -> None:
+    site = units.site(venv="/opt/vllm")
+    tokens = (host(0), host(1))
+    place = Place(
+        hosts=tokens,
+        gpus_per_host=8,
+        port=late.PORT,
+        inner_port=late.INNER_PORT,
+        ray=True,
+        ray_is_there=True,
+    )
+    plan = glm("vllm", program=("/opt/vllm/bin/python",))
+    plan = plan.model_copy(update={"name": "chat"})
+    vllm = engine_named("vllm")
+    (job,) = vllm.jobs(plan, 0, place, site.files("engine-0"))
+    argv = job.command.argv
+    at = argv.index("--distributed-executor-backend")
+    assert argv[at + 1] == "ray" and "--nnodes" not in argv
+    assert "RAY_ADDRESS" not in job.command.env
+    assert [port.purpose for port in vllm.ports(plan, place)] == ["API"]
+
+    unit = Unit(deployment="chat", name="engine-0", jobs=(job,), place=place)
+    files = render.render(unit, site).files
+    facts = json.loads(files["unit.json"])
+    assert facts["inside"] and facts["bundle"] == {"GPU": 8, "CPU": 8}
+    script = files["engine-0.sh"]
+    check_script(tmp_path, "engine-0.sh", script)
+    said = subprocess.run(
+        ["sh", "-c", f"LEMNOS_HOST_0=10.0.0.1 LEMNOS_PORT=20001\n{script}".replace("/opt/vllm/bin/python", sys.executable).replace(site.files("engine-0").key_file, str(_key(tmp_path)))],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    words, env = json.loads(said.stdout)
+    assert words[0] == "serve" and words[words.index("--port") + 1] == "20001"
+    assert words[words.index("--host") + 1] == "10.0.0.1"
+    assert env["VLLM_API_KEY"] == "s3cret" and env["VLLM_HOST_IP"] == "10.0.0.1"
+
+
+def test_who_runs_the_ranks_can_be_said() -> None:
+    plan = glm("vllm").model_copy(update={"name": "chat"})
+    one = Ray(units.site()).place(plan, "engine-0", dry=True)
+    assert (len(one.hosts) > 1) == one.ray == one.ray_is_there
+    own = Ray(units.site(ray={"executor": "engine"})).place(plan, "engine-0", dry=True)
+    assert not own.ray
+
+
+def _key(directory: Path) -> Path:
+    (directory / "key").write_text("s3cret\n")
+    return directory / "key"
