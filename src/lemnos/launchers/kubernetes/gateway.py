@@ -14,7 +14,7 @@ from lemnos.launchers.kubernetes.names import (
     selector,
     targets_of,
 )
-from lemnos.launchers.kubernetes.pods import GRACE_S, Object
+from lemnos.launchers.kubernetes.pods import GRACE_S, LEAVING, Object
 from lemnos.launchers.site import Site
 from lemnos.spec.clusters import (
     KEY_IN_A_POD,
@@ -80,8 +80,7 @@ def _deployment(unit: Unit, site: Site, name: str) -> Object:
         "startupProbe": check | {"periodSeconds": 2, "failureThreshold": 60},
         "readinessProbe": check | {"periodSeconds": 5},
         "livenessProbe": check | {"periodSeconds": 20, "timeoutSeconds": 10},
-        # Until no Service sends to it any more; it answers what it has by then.
-        "lifecycle": {"preStop": {"exec": {"command": ["sleep", "5"]}}},
+        "lifecycle": LEAVING,
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},

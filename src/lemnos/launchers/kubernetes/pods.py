@@ -38,6 +38,8 @@ HANGS_S = 120
 """An engine that does not answer for so long is started anew."""
 FS_GROUP = 1000
 """Whose group volumes and keys get: Dynamo's images are user 1000, the others root."""
+LEAVING = {"preStop": {"exec": {"command": ["sleep", "5"]}}}
+"""One of several pods behind a Service goes on until that sends it nothing new."""
 CHANNEL = "imex"
 _KEY_DIRECTORY = posixpath.dirname(KEY_IN_A_POD)
 

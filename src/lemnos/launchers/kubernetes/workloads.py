@@ -15,7 +15,7 @@ from lemnos.launchers.kubernetes.names import (
     pod_labels,
     selector,
 )
-from lemnos.launchers.kubernetes.pods import Object, container, pod, probes
+from lemnos.launchers.kubernetes.pods import LEAVING, Object, container, pod, probes
 from lemnos.launchers.kubernetes.weights import with_weights
 from lemnos.launchers.site import Site
 from lemnos.spec.plan import Command, Job
@@ -47,6 +47,7 @@ def deployment(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
     spec: Object = {"replicas": 1, "revisionHistoryLimit": 1}
     if site.spec.scale:
         del spec["replicas"]  # the scaler's: we would take its pods away
+        containers[0]["lifecycle"] = LEAVING
     spec["strategy"] = {"type": "Recreate"}
     # What it waits for can take as long as a start, and lemnos says when that is too long.
     spec["progressDeadlineSeconds"] = 7 * 24 * 3600
@@ -83,6 +84,8 @@ def leader_worker_set(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
         argv.of_workers(workers),
         argv.env_of_workers(workers),
     )
+    if site.spec.scale:
+        first["lifecycle"] = LEAVING
     own = _template(unit, site, leader, pod(unit, site, nodes, [first]))
     theirs = _template(unit, site, workers[0], pod(unit, site, nodes, [other]))
     theirs["metadata"]["labels"][RANK] = WORKERS
