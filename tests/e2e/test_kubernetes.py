@@ -12,8 +12,8 @@ import pytest
 from lemnos.spec.facts import LocalModel
 from tests.cluster_life import Life, failed, files_left
 from tests.e2e.conftest import models_cache
+from tests.testbeds.kubectl import KUBECTL, with_forwards
 from tests.testbeds.kubernetes import NAMESPACE, Cluster
-from tests.testbeds.kubernetes.kubectl import KUBECTL
 from tests.waiting import until
 
 pytestmark = [
@@ -87,10 +87,10 @@ def test_a_pod_that_was_killed_is_brought_back_by_kubernetes(
     (pod,) = engines(kube)
     kube.kill(pod, "OOMKilled")
 
-    def back() -> bool:
+    def back() -> object:
         (found,) = kube.pods(**{"lemnos.dev/role": "engine"})
         (container,) = found["status"]["containerStatuses"]
-        return container["restartCount"] == 1 and container["ready"]
+        return container["restartCount"] == 1 and container["ready"] is True
 
     until(back, within_s=60)
     until(lambda: life.report("ps")[0]["phase"] == "ready", within_s=60)
@@ -113,3 +113,18 @@ def test_a_supervisor_that_was_killed_finds_its_pods(kube: Cluster, life: Life) 
 def log_of(life: Life, job: str) -> Path:
     (found,) = (life.home / "state" / "deployments").glob(f"*/{job}.log")
     return found
+
+
+def test_the_gateway_is_a_pod_too(kube: Cluster, life: Life) -> None:
+    """It is handed its table by a ConfigMap, and reached here by a forward on the endpoint's port."""
+    life.words = ["env", f"PATH={with_forwards(life.home / 'bin')}{os.pathsep}{os.environ['PATH']}"]  # fmt: skip
+    key = life.run("keys", "add", "me", "--keys-file", str(life.home / "keys.yaml"))
+    gateway = ("--set", "kubernetes.gateway_image=lemnos:test")
+    found = life.up(*gateway, "--set", f"endpoint.keys_file={life.home}/keys.yaml")
+    roles = [p["metadata"]["labels"]["lemnos.dev/role"] for p in kube.pods()]
+    assert sorted(roles) == ["engine", "gateway"]
+    with life.load(found["url"], key=key.split()[-1]) as told:
+        until(lambda: "engine-0" in life.run("logs", "--job", "gateway-0"), within_s=60)
+    assert failed(told) == []
+    life.run("down")
+    until(lambda: not kube.left())

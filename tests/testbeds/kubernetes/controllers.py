@@ -48,6 +48,8 @@ class Controllers:
             if not pod["spec"].get("nodeName") and not gone(pod):
                 self._schedule(pod)
             self.kubelet.see(self.store.objects.get(_key(pod), pod))
+        self.kubelet.refresh()
+        self.kubelet.resolve()
 
     # ------------------------------------------------------------ what makes pods
 

@@ -63,9 +63,9 @@ class Inside:
     def _mounts(self, pod: Json, each: Json) -> list[tuple[str, str]]:
         """(source, target) of what is not there already."""
         volumes = {v["name"]: v for v in pod["spec"].get("volumes", [])}
-        found = []
+        found = [(str(self.directory / "hosts"), "/etc/hosts")]
         for mount in each.get("volumeMounts", []):
-            source = self._volume(pod, volumes[mount["name"]])
+            source = self.volume(pod, volumes[mount["name"]])
             if sub := mount.get("subPath"):
                 source = source / sub
                 if not source.exists():
@@ -82,7 +82,8 @@ class Inside:
                 found.append((str(source), target))
         return found
 
-    def _volume(self, pod: Json, volume: Json) -> Path:
+    def volume(self, pod: Json, volume: Json) -> Path:
+        """Where its files are, as they are now."""
         uid = str(pod["metadata"]["uid"])
         path = self.directory / uid / "volumes" / str(volume["name"])
         if host := volume.get("hostPath"):
@@ -113,8 +114,10 @@ class Inside:
                         raise CannotRunError("ContainerCreating", message)
                     file = path / item["path"]
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_text(data[item["key"]])
-                    file.chmod(item.get("mode") or source_.get("defaultMode") or 0o644)
+                    new = file.with_name(f".{file.name}.new")
+                    new.write_text(data[item["key"]])
+                    new.chmod(item.get("mode") or source_.get("defaultMode") or 0o644)
+                    new.replace(file)
         return path
 
     def _from(self, pod: Json, ip: str, source: Json) -> str | None:

@@ -271,9 +271,13 @@ class Kubelet:
     pods: dict[str, Pod] = field(default_factory=dict)
     number: int = 0
     addresses: dict[tuple[str, str], str] = field(default_factory=dict)
+    shown: dict[tuple[str, str], str] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True)
+        self.hosts = self.directory / "hosts"
+        self.hosts.write_text("")
         self.inside = Inside(self.store, self.directory)
 
     def see(self, obj: Json) -> None:
@@ -294,6 +298,37 @@ class Kubelet:
         if meta.get("deletionTimestamp") and pod.grace != meta["deletionGracePeriodSeconds"]:  # fmt: skip
             pod.grace = meta["deletionGracePeriodSeconds"]
             pod.end()
+
+    def refresh(self) -> None:
+        """ConfigMaps that have changed come to the pods that mount them (in a real cluster, when a pod is
+        looked at anew: once a minute, or as its annotations change)."""
+        for pod in self.pods.values():
+            for volume in pod.obj["spec"].get("volumes", []):
+                name = (volume.get("configMap") or {}).get("name")
+                key = ("configmaps", pod.name[0], name or "")
+                if key not in self.store.objects:
+                    continue
+                version = self.store.objects[key]["metadata"]["resourceVersion"]
+                seen = (pod.uid, volume["name"])
+                if self.shown.get(seen) != version:
+                    self.shown[seen] = version
+                    self.inside.volume(pod.obj, volume)
+
+    def resolve(self) -> None:
+        """The cluster's DNS: a hosts file of all pods, in which a Service is its first pod that is ready."""
+        lines = ["127.0.0.1 localhost"]
+        for service in self.store.all("services"):
+            meta, chosen = service["metadata"], service["spec"].get("selector") or {}
+            for pod in self.pods.values():
+                labels = pod.obj["metadata"].get("labels", {})
+                same = pod.name[0] == meta["namespace"]
+                if same and chosen and chosen.items() <= labels.items() and pod.was_ready:  # fmt: skip
+                    name = f"{meta['name']}.{meta['namespace']}"
+                    lines.append(f"{pod.ip} {meta['name']} {name} {name}.svc")
+                    break
+        text = "\n".join([*lines, ""])
+        if text != self.hosts.read_text():
+            self.hosts.write_text(text)  # the same file: it is mounted
 
     def address(self, namespace: str, name: str) -> str:
         """Of the pod of this name, which may be about to be made."""

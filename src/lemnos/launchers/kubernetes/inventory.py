@@ -171,8 +171,12 @@ def _kind(node: Object) -> str | None:
     memory = quantity((node["metadata"].get("labels") or {}).get(MEMORY)) / 1024
     # Shared GPUs have "-SHARED" behind their name, parts of one "-MIG-...".
     name = product[1].removesuffix("-SHARED").partition("-MIG-")[0]
-    found = kind_of(name.replace("-", " "), memory or None)
-    return found.name if found else None
+    # GKE's have no maker's spelling: nvidia-h100-80gb, nvidia-l4, nvidia-h100-mega-80gb.
+    short = re.sub(r"^nvidia-(tesla-)?|(-mega)?(-\d+gb)?$", "", name)
+    for each in (name.replace("-", " "), short):
+        if found := kind_of(each, memory or None):
+            return found.name
+    return None
 
 
 def _product(node: Object) -> tuple[str, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ from lemnos.launchers.kubernetes.names import (
     CACHE,
     FIELD_MANAGER,
     INNER_PORT,
+    ROLE,
     NodeFacts,
     key_secret,
     labels,
@@ -48,6 +50,8 @@ from lemnos.spec.unit import LogFile, Rendered, Room, Unit, UnitStatus
 
 SWEEP_S = 120.0
 """Pods that are told to end at once are gone within that, unless their node does not answer."""
+TABLE = "lemnos.dev/table"
+"""The annotation of a gateway's pod that tells which table it should have."""
 ENDED = "ended.json"
 """Units that will not come up, and why: their objects are gone."""
 
@@ -208,10 +212,15 @@ class Kubernetes:
     # ------------------------------------------------------------ beyond the protocol
 
     def publish(self, table: str) -> None:
-        """Put the gateway's table into its ConfigMap; pods see it within the kubelet's minute."""
-        if table != self._published:
-            self._client.apply(json.dumps(targets_map(table, self._site)))
-            self._published = table
+        """Put the gateway's table into its ConfigMap. A kubelet hands it to a pod once a minute, or at once
+        where the pod itself has changed: so its annotation does."""
+        if table == self._published:
+            return
+        self._client.apply(json.dumps(targets_map(table, self._site)))
+        gateways = _text(selector(self._site) | {ROLE: "gateway"})
+        stamp = f"{TABLE}={hashlib.sha256(table.encode()).hexdigest()[:12]}"
+        self._client.run("annotate", "pods", "--overwrite", "--selector", gateways, stamp)  # fmt: skip
+        self._published = table
 
     def drift(self, unit: Unit) -> str:
         """What the cluster has otherwise than ``submit`` would leave it, as ``kubectl diff`` shows it; empty
