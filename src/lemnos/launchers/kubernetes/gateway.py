@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lemnos.errors import UsageError
 from lemnos.launchers.kubernetes.argv import literal
 from lemnos.launchers.kubernetes.around import GATEWAY, PIPE, policy, service_monitor
 from lemnos.launchers.kubernetes.names import (
@@ -30,7 +31,9 @@ USER = 65532
 
 
 def gateway_objects(unit: Unit, site: Site, nodes: NodeFacts) -> list[Object]:
-    """Deployment, Service, who may reach it, what reads its metrics, and an Ingress or HTTPRoute where it is exposed."""
+    """Deployment, Service, who may reach it, what reads its metrics, and an Ingress or HTTPRoute where it is
+    exposed. Raises UsageError for a cloud whose key is a file of this machine."""
+    _check_clouds(site)
     name = object_name(unit.deployment, unit.name, "Service")
     found = [_deployment(unit, site, name), _service(unit, site, name)]
     spec = site.spec.kubernetes
@@ -43,6 +46,16 @@ def gateway_objects(unit: Unit, site: Site, nodes: NodeFacts) -> list[Object]:
         make = _route if spec.expose.by == "httproute" else _ingress
         found.append(make(unit, site, name, spec.expose))
     return found
+
+
+def _check_clouds(site: Site) -> None:
+    for number, cloud in enumerate(site.spec.endpoint.cloud):
+        if cloud.key_file:
+            raise UsageError(
+                f"the gateway's pods do not have {cloud.key_file}",
+                where=f"endpoint.cloud[{number}].key_file",
+                fix="give key_env, and the Secret with that variable in kubernetes.gateway_secret",
+            )
 
 
 def targets_map(table_text: str, site: Site) -> Object:
