@@ -29,7 +29,8 @@ CACHE = Path(
 )
 ENVIRONMENT = CACHE / f"ray-{VERSION}"
 PYTHON = ENVIRONMENT / "bin/python"
-START_S = 120.0
+START_S = 150.0
+TRIES = 3
 # A lost node is noticed after 1 + 3 x 1 s; raylets of a small machine start no workers in advance.
 SHORT = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -37,6 +38,7 @@ SHORT = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_enable_worker_prestart": "0",
+    "RAY_agent_register_timeout_ms": "30000",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 SMALL = (
@@ -55,6 +57,7 @@ class Ray:
     temporary: Path
     env: Mapping[str, str]
     running: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    started: dict[str, tuple[int]] = field(default_factory=dict)
 
     url = "http://127.0.0.1:8265"
     """The dashboard, as ``head`` sees it: it listens on its loopback only."""
@@ -88,8 +91,9 @@ class Ray:
         self.start(host, gpus=8)
         self.wait()
 
-    def start(self, host: str, gpus: int, *words: str) -> None:
+    def start(self, host: str, gpus: int) -> None:
         """Ray on ``host``; it ends with the host."""
+        self.started[host] = (gpus,)
         address = self.hosts.addresses[host]
         here = self.temporary
         self.hosts.run(host, "mkdir", "-p", str(here))
@@ -100,21 +104,26 @@ class Ray:
             how += ["--dashboard-host", "127.0.0.1", "--dashboard-port", "8265"]
         self.running[host] = self.hosts.start(
             host,
-            *(str(PYTHON), "-m", "ray.scripts.scripts", "start", *how, *SMALL, *words),
+            *(str(PYTHON), "-m", "ray.scripts.scripts", "start", *how, *SMALL),
             *("--node-ip-address", address, "--num-gpus", str(gpus), "--block"),
             *("--resources", f'{{"{host}": 1}}'),
             env=self.env,
         )
 
     def wait(self) -> None:
-        """Until all hosts are nodes."""
+        """Until all hosts are nodes. One whose agents were slow to start (Ray waits 15 s, and this machine is small) is
+        started once more."""
         want = {self.hosts.addresses[host] for host in self.running}
+        tries = dict.fromkeys(self.running, TRIES)
 
         def there() -> bool:
-            for host, process in self.running.items():
-                if process.poll() is not None:
-                    printed, said = process.communicate()
-                    raise AssertionError(f"{host}: {printed}{said}")
+            for host, process in list(self.running.items()):
+                if process.poll() is None:
+                    continue
+                printed, said = process.communicate()
+                tries[host] -= 1
+                assert tries[host], f"{host}: {printed}{said}"
+                self.start(host, *self.started[host])
             return {*self.alive()} >= want
 
         until(there, within_s=START_S)
@@ -135,9 +144,10 @@ def ray(
         bed = Ray(there, names, short_directory(directory), SHORT | variables() | dict(env or {}))  # fmt: skip
         try:
             bed.start("head", 0)
+            bed.wait()
             for name in names:
                 bed.start(name, gpus)
-            bed.wait()
+                bed.wait()
             yield bed
         finally:
             for process in bed.running.values():

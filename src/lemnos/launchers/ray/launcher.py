@@ -54,9 +54,10 @@ class Ray:
 
     def place(self, plan: Plan, name: str, *, dry: bool = False) -> Place:
         """Hosts and ports are late values: Ray chooses them. vLLM's ranks on several hosts are Ray's actors,
-        unless ``ray.executor`` says otherwise."""
+        unless ``ray.executor`` says otherwise. (Those of data parallelism would make groups of their own.)"""
         shape = shape_of(plan)
-        own = plan.engine == "vllm" and shape.hosts > 1 and self._spec.executor == "ray"
+        own = plan.engine == "vllm" and shape.hosts > 1 and plan.layout.data == 1
+        own = own and self._spec.executor == "ray"
         return Place(
             hosts=tuple(late.host(rank) for rank in range(shape.hosts)),
             gpus_per_host=shape.gpus,

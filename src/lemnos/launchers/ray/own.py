@@ -154,14 +154,15 @@ class Own:
         known = [addresses.get(host, "") for host in self._names]
         token = self._made_token() if tokens else b""
         if self._head in missing:
-            self._submit(self._head, known, token)
-            self._await(self._head, self._answers)
-        workers = [host for host in missing if host != self._head]
-        _, bad = each_of(lambda host: self._submit(host, known, token), workers)
+            self._come_up(self._head, known, token, self._answers)
+        _, bad = each_of(
+            lambda host: self._come_up(
+                host, known, token, partial(self._is_node, addresses[host])
+            ),
+            missing,
+        )
         if bad:
             raise next(iter(bad.values()))
-        for host in missing:
-            self._await(host, partial(self._is_node, addresses[host]))
         Here().write(self._papers, json.dumps(addresses).encode())
 
     def _checked(self, addresses: dict[str, str], new: set[str]) -> dict[str, Said]:
@@ -190,6 +191,20 @@ class Own:
         index = self._names.index(host)
         job = starting.job_of(self._site, index, addresses, tokens=bool(token))
         self._hosts.submit(job, host)
+
+    def _come_up(
+        self, host: str, addresses: list[str], token: bytes, is_up: Callable[[], bool]
+    ) -> None:
+        """Ray there, unless it is. It is tried twice: its agents have seconds to start, which a busy host may miss."""
+        for left in (1, 0):
+            self._submit(host, addresses, token)
+            try:
+                self._await(host, is_up)
+            except LemnosError:
+                if not left:
+                    raise
+            else:
+                return
 
     def _await(self, host: str, condition: Callable[[], bool]) -> None:
         """Raises LemnosError with the last words of Ray there if it ends, or is not there in time."""

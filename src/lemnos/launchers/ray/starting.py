@@ -41,6 +41,7 @@ ENV = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
+    "RAY_agent_register_timeout_ms": "30000",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
