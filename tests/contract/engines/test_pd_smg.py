@@ -101,22 +101,12 @@ def test_it_is_ready_only_when_a_completion_has_crossed_both_roles(group: Group)
     until(lambda: not group.readiness(), within_s=60)
 
 
-def test_a_prefill_server_that_hangs_is_found_and_one_that_ended_is_an_error(
-    group: Group,
-) -> None:
+def test_a_prefill_server_that_ended_is_an_error_at_once(group: Group) -> None:
+    """One that hangs is in tests/e2e/test_disaggregated.py: smg needs 15 to 30 s to see it."""
     group.start(group.router, group.prefill, group.decode)
     until(lambda: not group.answers(), within_s=60)
-    process = psutil.Process(group.launcher.status()["engine-0.1"].pids[0])
-    process.suspend()
-    try:
-        # Three checks of 5 s, 5 s apart: then nobody is sent there any more.
-        until(group.readiness, within_s=60)
-        assert "503" in group.answers()
-    finally:
-        process.resume()
-    until(lambda: not group.answers(), within_s=60)
-    process.kill()
-    until(lambda: "50" in group.answers(), within_s=30)
+    psutil.Process(group.launcher.status()["engine-0.1"].pids[0]).kill()
+    until(lambda: "answered with 50" in group.answers(), within_s=30)
 
 
 def test_nobody_is_told_the_key(group: Group) -> None:
