@@ -28,6 +28,7 @@ AROUND = {
     "Ingress": "ingresses.networking.k8s.io",
     "PodDisruptionBudget": "poddisruptionbudgets.policy",
     "HorizontalPodAutoscaler": "horizontalpodautoscalers.autoscaling",
+    "ComputeDomain": "computedomains.resource.nvidia.com",
     "ScaledObject": "scaledobjects.keda.sh",
     "ServiceMonitor": "servicemonitors.monitoring.coreos.com",
     "HTTPRoute": "httproutes.gateway.networking.k8s.io",

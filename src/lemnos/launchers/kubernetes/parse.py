@@ -99,7 +99,7 @@ def pod_of(obj: Mapping[str, Any]) -> Pod:
         uid=meta.get("uid", ""),
         unit=labels.get(UNIT, ""),
         role=labels.get(ROLE, ""),
-        rank=int(rank) if rank.isdecimal() else 0,
+        rank=int(rank) if rank.isdecimal() else 1,  # "workers", of a group
         version=int(version) if version.isdecimal() else 0,
         node=spec.get("nodeName", ""),
         ip=status.get("podIP", ""),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from typing import Any
 
 import pytest
+import yaml
 
+from lemnos.launchers.kubernetes.owners import AROUND, WORKLOADS
 from lemnos.launchers.kubernetes.parse import (
     History,
     Pod,
@@ -234,6 +237,18 @@ def test_the_api_is_asked_when_its_container_is_ready() -> None:
     assert api_pod([pod_of(rank(0, starting)), pod_of(rank(1, RUNNING))]) is None
     found = api_pod([pod_of(rank(1, RUNNING)), pod_of(rank(0, RUNNING))])
     assert found and found.rank == 0
+
+
+def test_workers_of_a_group_come_after_its_head() -> None:
+    worker = obj(RUNNING, name="a", uid="w", labels={"lemnos.dev/rank": "workers"})
+    found = api_pod([pod_of(worker), pod_of(obj(RUNNING, name="z"))])
+    assert found and found.name == "z"
+
+
+def test_down_knows_every_kind_that_is_rendered() -> None:
+    text = resources.files("lemnos.launchers.kubernetes").joinpath("why.yaml")
+    rendered = {kind.split()[-1] for kind in yaml.safe_load(text.read_text())}
+    assert rendered <= {*WORKLOADS, *AROUND}
 
 
 def test_a_pod_of_which_nothing_is_known() -> None:
