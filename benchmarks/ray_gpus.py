@@ -1,6 +1,6 @@
 """vLLM over the nodes of a Ray cluster, proven on two real GPUs: `--on ray`, tensor parallel over two nodes.
 
-    python benchmarks/ray_gpus.py --venv DIR [--out DIR] [--only up,lost,down]
+    python benchmarks/ray_gpus.py --venv DIR [--out DIR] [--executor ray|engine] [--only up,lost,down]
 
 Each GPU of the box is a node of its own: two raylets, on 127.0.0.2 and 127.0.0.3. DIR/bin/python has vLLM and
 Ray. The model is made on the spot and has no weights. Every step prints what it found; results.json
@@ -111,11 +111,17 @@ class Nodes:
         self._running[number].wait(30)
 
     def end(self) -> None:
-        """All that carries the mark: `ray start` would drain for 30 s."""
-        for process in processes():
-            if environ(process).get(MARK) in HOSTS:
-                with suppressed():
-                    process.kill()
+        """At once, since `ray start` would drain for 30 s: its family (Ray's own processes write their titles over
+        their environment), and all that carries the mark."""
+        family: list[psutil.Process] = []
+        for each in self._running.values():
+            with suppressed():
+                own = psutil.Process(each.pid)
+                family += [*own.children(recursive=True), own]
+        family += [p for p in processes() if environ(p).get(MARK) in HOSTS]
+        for process in family:
+            with suppressed():
+                process.kill()
         for each in self._running.values():
             each.wait(10)
 
@@ -141,9 +147,9 @@ def title_of(process: psutil.Process) -> str:
     return ""
 
 
-def up(box: Box) -> None:
+def up(box: Box, executor: str) -> None:
     """From a plan for two nodes to a completion through the gateway."""
-    code, took, said = started(box)
+    code, took, said = started(box, executor)
     box.note("up", "ready", code == 0, f"{took} s {said[-300:]}")
     if code:
         return
@@ -154,7 +160,7 @@ def up(box: Box) -> None:
     box.note("up", "what ps says", None, seen(box))
 
 
-def started(box: Box) -> tuple[int, float, str]:
+def started(box: Box, executor: str) -> tuple[int, float, str]:
     """`lemnos up` (its exit code, seconds, what it said last)."""
     path = str(box.home / "plan.yaml")
     box.lemnos(
@@ -166,6 +172,7 @@ def started(box: Box) -> tuple[int, float, str]:
     given: dict[str, Any] = {
         "venv": box.venv,
         "ray.address": DASHBOARD,
+        "ray.executor": executor,
         "engine_args.load-format": "dummy",
         "engine_args.compilation-config": FUSED,
         "engine_args.disable-custom-all-reduce": "true",
@@ -251,6 +258,7 @@ def main() -> int:
     parser.add_argument("--venv", required=True)
     parser.add_argument("--out", default="ray-gpus")
     parser.add_argument("--home", default="/tmp/ray-gpus")
+    parser.add_argument("--executor", choices=("ray", "engine"), default="ray")
     parser.add_argument("--only", default="up,lost,down")
     options = parser.parse_args()
     Path(options.out).mkdir(parents=True, exist_ok=True)
@@ -258,7 +266,7 @@ def main() -> int:
     nodes = Nodes(box)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     steps = {
-        "up": lambda: up(box),
+        "up": lambda: up(box, options.executor),
         "lost": lambda: lost(box, nodes),
         "down": lambda: down(box),
     }
@@ -273,6 +281,7 @@ def main() -> int:
             except Exception as error:
                 box.note(name, "could not be tried", False, repr(error)[:300])
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one
         nodes.end()
         with tarfile.open(box.out / "logs.tgz", "w:gz") as packed:
             for path in sorted(box.home.rglob("*.log")):
