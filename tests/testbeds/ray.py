@@ -84,20 +84,19 @@ class Ray:
         self.running.pop(host).communicate()
 
     def restart(self, host: str) -> None:
-        """Ray there anew, after it was killed."""
-        old = self.running.pop(host)
-        old.kill()
-        old.communicate()
+        """Ray there anew, after its raylet was killed: the rest of it ends by itself."""
+        self.running.pop(host).communicate(timeout=60)
         self.start(host, gpus=8)
         self.wait()
 
     def start(self, host: str, gpus: int) -> None:
         """Ray on ``host``; it ends with the host."""
-        self.started[host] = (gpus,)
         address = self.hosts.addresses[host]
         here = self.temporary
-        self.hosts.run(host, "mkdir", "-p", str(here))
-        self.hosts.hide(host, here)
+        if host not in self.started:
+            self.hosts.run(host, "mkdir", "-p", str(here))
+            self.hosts.hide(host, here)
+        self.started[host] = (gpus,)
         how = ["--address", f"{self.hosts.addresses['head']}:6379"]
         if host == "head":
             how = ["--head", "--port", "6379", "--temp-dir", str(here)]
