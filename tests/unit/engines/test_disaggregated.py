@@ -96,6 +96,12 @@ def test_seed_003s_sizes_over_six_trays() -> None:
         assert job.command.env["NCCL_MNNVL_ENABLE"] == "1"
         assert job.command.env["SGLANG_HOST_IP"] == job.host
         assert refused(plan, job) == []
+    ranks = [
+        (each.host, each.port)
+        for each in engine_named("sglang").ports(plan, place)
+        if each.purpose == "torch.distributed rendezvous"
+    ]
+    assert ranks == [("10.0.0.1", 4102), ("10.0.0.5", 4102)]
     newer = jobs_of(pair("0.5.23", roles, layout={"tensor": 16}), place)[1]
     assert flag(newer, "--disaggregation-decode-tp") is None, "found out by itself"
 
@@ -110,6 +116,16 @@ def test_every_port_is_listed_with_its_purpose() -> None:
         ("KV transfer bootstrap", 4101, False),
         ("decode", 4102, True),
     ]
+
+
+def test_older_decode_servers_are_told_of_the_prefill_servers_stages() -> None:
+    roles = Role(prefill=1, decode=1, decode_layout={"tensor": 2})
+    for version, told in (("0.5.9", "2"), ("0.5.23", None)):
+        plan = pair(version, roles, layout={"tensor": 2, "pipeline": 2})
+        _, prefill, decode = jobs_of(plan)
+        assert flag(prefill, "--pp-size") == "2"
+        assert flag(decode, "--disaggregation-prefill-pp") == told
+        assert refused(plan, decode) == []
 
 
 def test_decode_workers_may_be_told_other_settings() -> None:
