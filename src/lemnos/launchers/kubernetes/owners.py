@@ -19,7 +19,6 @@ WORKLOADS = {
     "RayCluster": "rayclusters.ray.io",
 }
 AROUND = {
-    "ComputeDomain": "computedomains.resource.nvidia.com",
     "Service": "services",
     "Secret": "secrets",
     "ConfigMap": "configmaps",
