@@ -153,6 +153,8 @@ def status_of(
         "hosts": tuple(pod.node for pod in pods if pod.node),
         "starts": _starts(pods, history),
     }
+    if hosts == 1:  # of a pool, one that runs is enough
+        alive = [pod for pod in alive if _runs(name, pod, history)] or alive
     if why := _never(alive, history):
         return UnitStatus(state="ended", why=why, **told)
     if not alive:
@@ -175,10 +177,10 @@ def status_of(
 
 def api_pod(pods: Sequence[Pod]) -> Pod | None:
     """The one whose API is ready to be asked: the first rank's."""
-    for pod in sorted(pods, key=lambda pod: pod.rank):
-        if pod.deleted or pod.over or not pod.ip:
-            continue
-        return pod if pod.containers and _first(pod).ready else None
+    for pod in pods:
+        alive = not pod.deleted and not pod.over and pod.rank == 0
+        if alive and pod.ip and pod.containers and _first(pod).ready:
+            return pod
     return None
 
 
@@ -231,6 +233,10 @@ def _never(alive: Sequence[Pod], history: History) -> str:
             if each.restarts >= INIT_TRIES:
                 return f"what prepares it ({each.name}) {_how(each, pod)}"
     return "" if history.served else history.failed
+
+
+def _runs(name: str, pod: Pod, history: History) -> bool:
+    return not _never([pod], history) and not _waits(name, [pod], history)
 
 
 def _waits(name: str, alive: Sequence[Pod], history: History) -> str:

@@ -239,6 +239,15 @@ def test_the_api_is_asked_when_its_container_is_ready() -> None:
     assert found and found.rank == 0
 
 
+def test_of_a_pool_one_that_runs_is_enough() -> None:
+    waits = obj(uid="u2", phase="Pending", podIP="")
+    waits["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "message": ""}]  # fmt: skip
+    assert seen(obj(RUNNING, ready=True), waits).state == "running"
+    starting = obj(container(running={}, ready=False), uid="u0")
+    found = api_pod([pod_of(starting), pod_of(obj(RUNNING))])
+    assert found and found.uid == "u1"
+
+
 def test_workers_of_a_group_come_after_its_head() -> None:
     worker = obj(RUNNING, name="a", uid="w", labels={"lemnos.dev/rank": "workers"})
     found = api_pod([pod_of(worker), pod_of(obj(RUNNING, name="z"))])
