@@ -160,7 +160,10 @@ def ports_of(plan: Plan) -> list[OpenPort]:
     """The ports that ``plan``'s engines would open; 0 is chosen when they start."""
     engine = engine_named(plan.engine)
     units = units_of(plan)[1:]
-    return [port for unit in units for port in engine.ports(plan, unit.place)]
+    found = [port for unit in units for port in engine.ports(plan, unit.place)]
+    if is_in_pods(plan.spec):  # Dynamo's operator brings its own
+        return [port for port in found if port.purpose not in ("etcd", "NATS")]
+    return found
 
 
 def _engine_for(spec: DeploymentSpec, model: LocalModel) -> Engine:
