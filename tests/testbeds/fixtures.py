@@ -4,13 +4,16 @@ context managers that these are made of."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.testbeds.kubernetes import Cluster, kubernetes
 from tests.testbeds.slurm import Slurm, slurm
 from tests.testbeds.slurm24 import slurm24
 from tests.testbeds.systemd import Systemd, systemd
+
+if TYPE_CHECKING:  # its web server takes long to import, and most tests need none
+    from tests.testbeds.kubernetes import Cluster
 
 GENERATIONS = {"22.05": slurm, "24.11": slurm24}
 
@@ -35,5 +38,7 @@ def systemd_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
 @pytest.fixture(scope="module")
 def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster that the real kubectl talks to; see tests/testbeds/kubernetes."""
+    from tests.testbeds.kubernetes import kubernetes
+
     with kubernetes(tmp_path_factory.mktemp("kube")) as bed:
         yield bed

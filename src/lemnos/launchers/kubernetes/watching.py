@@ -112,8 +112,8 @@ class Pods:
                 self._tell(None)
                 wait_s = FIRST_WAIT_S
                 version = self._follow(version)
-            except LemnosError as error:
-                self._tell(error)
+            except (LemnosError, ValueError, KeyError) as error:
+                self._tell(_told(error))
                 version = ""
                 self._closing.wait(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
@@ -138,6 +138,8 @@ class Pods:
             with spawned(self._client.transport, argv, said) as child:
                 self._child = child
                 for line in lines_of(child, self._closing):
+                    if not line.startswith(b"{"):
+                        continue  # a login shell's greeting
                     event = orjson.loads(line)
                     if event["type"] == "ERROR":
                         child.kill()
@@ -176,6 +178,14 @@ class Pods:
         return f"{there}?labelSelector={self._selector}"
 
 
+def _told(error: Exception) -> LemnosError:
+    """What nobody expected in an answer is an error too, and no end of the thread."""
+    if isinstance(error, LemnosError):
+        return error
+    what = f"the cluster's answer cannot be read ({error!r})"
+    return LemnosError(what, where="kubernetes")
+
+
 @contextlib.contextmanager
 def spawned(
     transport: Transport, argv: Sequence[str], said: Any
@@ -201,6 +211,8 @@ def spawned(
     finally:
         if child.poll() is None:
             child.kill()
+        elif child.stderr:
+            said.write(child.stderr.read())
         for stream in (child.stdin, child.stdout, child.stderr):
             if stream:
                 stream.close()
