@@ -13,7 +13,7 @@ from tests.testbeds.kubernetes.store import Json, ProblemError, Store, at
 BASE_ENV = {
     "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
     "LANG": "C.UTF-8",
-    "HOME": "/root",
+    "HOME": "/tmp",
     "LD_LIBRARY_PATH": "",
 }
 

@@ -374,8 +374,9 @@ def selects(selector: str, labels: dict[str, str]) -> bool:
 def picks(selector: str, obj: Json) -> bool:
     """Whether a field selector takes the object."""
     for term in filter(None, selector.split(",")):
-        path, _, value = term.replace("==", "=").partition("=")
-        if str(at(obj, tuple(path.split("."))) or "") != value:
+        path, how, value = re.split("(!=|==?)", term, maxsplit=1)
+        same = str(at(obj, tuple(path.split("."))) or "") == value
+        if same == (how == "!="):
             return False
     return True
 

@@ -50,6 +50,7 @@ from lemnos.spec.unit import LogFile, Rendered, Room, Unit, UnitStatus
 
 SWEEP_S = 120.0
 """Pods that are told to end at once are gone within that, unless their node does not answer."""
+ALIVE = "--field-selector=status.phase!=Succeeded,status.phase!=Failed"
 TABLE = "lemnos.dev/table"
 """The annotation of a gateway's pod that tells which table it should have."""
 ENDED = "ended.json"
@@ -125,7 +126,7 @@ class Kubernetes:
             return Room(free=False, why=why)
         try:
             nodes = self._all_nodes()
-            pods = self._client.json("get", "pods", "--all-namespaces").get("items", [])
+            pods = self._client.json("get", "pods", "--all-namespaces", ALIVE)["items"]
         except LemnosError as error:  # many may not see more than their namespace
             return Room(free=False, why=f"the cluster does not say what is free: {error.what}")  # fmt: skip
         wanted = self._spec.node_selector or self._nodes.selector
