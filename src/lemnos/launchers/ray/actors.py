@@ -54,9 +54,12 @@ class Host:
     def prepare(
         self, scripts: dict[str, str], late: str, key_file: str, key: str
     ) -> None:
-        """A directory for each process, which removes it at its end, and the engine's key where they read it."""
+        """A directory of Ray's session for each process, which removes it at its end, and the engine's key where they
+        read it."""
+        node = importlib.import_module("ray")._private.worker._global_node
+        session = node.get_session_dir_path()
         for name, text in scripts.items():
-            directory = Path(tempfile.mkdtemp(prefix="lemnos-"))
+            directory = Path(tempfile.mkdtemp(prefix="lemnos-", dir=session))
             (directory / f"{name}.sh").write_text(text)
             (directory / f"late.{ATTEMPT}.sh").write_text(late)
             self._directories[name] = str(directory)
