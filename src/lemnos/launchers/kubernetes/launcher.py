@@ -30,12 +30,7 @@ from lemnos.launchers.kubernetes.names import (
 )
 from lemnos.launchers.kubernetes.objects import objects_of
 from lemnos.launchers.kubernetes.owners import MADE, Owners, resource_of
-from lemnos.launchers.kubernetes.parse import (
-    History,
-    Pod,
-    api_pod,
-    status_of,
-)
+from lemnos.launchers.kubernetes.parse import Pod, api_pod
 from lemnos.launchers.kubernetes.pods import Object, gpus_of, secret_items
 from lemnos.launchers.kubernetes.reading import Logs
 from lemnos.launchers.kubernetes.render import render
@@ -154,10 +149,10 @@ class Kubernetes:
 
     def status(self) -> dict[str, UnitStatus]:
         """Every unit, from the pods as they were told of last: nothing is asked for where nothing changes."""
-        pods, histories = self._pods.now()
+        pods, _ = self._pods.now()
         known = self._owners.known(pods)
         found = {
-            name: self._status(name, pods.get(name, []), histories.get(name, History()))
+            name: self._status(name, pods.get(name, []))
             for name in sorted({*known, *pods} - {""})
         }
         ended = self._all_ended()
@@ -235,10 +230,10 @@ class Kubernetes:
 
     # ------------------------------------------------------------ a unit
 
-    def _status(self, name: str, pods: list[Pod], history: History) -> UnitStatus:
+    def _status(self, name: str, pods: list[Pod]) -> UnitStatus:
         unit = self._unit(name)
         hosts = len(unit.place.hosts) if unit else 1
-        found = status_of(name, pods, history, hosts)
+        found = self._pods.status(name, hosts)
         if found.state == "ended":
             self._bury(name, pods, found.why)
             return found

@@ -22,8 +22,15 @@ import orjson
 
 from lemnos.errors import LemnosError
 from lemnos.launchers.kubernetes.client import Client
-from lemnos.launchers.kubernetes.parse import History, Pod, folded, pod_of
+from lemnos.launchers.kubernetes.parse import (
+    History,
+    Pod,
+    folded,
+    pod_of,
+    status_of,
+)
 from lemnos.launchers.kubernetes.words import refused
+from lemnos.spec.unit import UnitStatus
 from lemnos.transport.base import Transport
 from lemnos.transport.forwards import tethered
 from lemnos.transport.ssh import Ssh
@@ -33,6 +40,8 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0
 WATCH_S = 240
 """After that the server ends the watch; one that says nothing for longer than SILENT_S is dead."""
 SILENT_S = WATCH_S + 60
+NOBODY: list[Pod] = []
+NOTHING = History()
 START_S = 30.0
 """The first list is waited for so long."""
 
@@ -42,8 +51,9 @@ class Pods:
 
     def __init__(self, client: Client, selector: str) -> None:
         self._client, self._selector = client, quote(selector, safe="")
-        self._pods: dict[str, Pod] = {}
+        self._units: dict[str, list[Pod]] = {}
         self._histories: dict[str, History] = {}
+        self._statuses: dict[str, tuple[list[Pod], History, int, UnitStatus]] = {}
         self._error: LemnosError | None = None
         self._known = threading.Event()
         self._changed = threading.Condition()
@@ -61,10 +71,19 @@ class Pods:
         with self._changed:
             if self._error:
                 raise self._error
-            units: dict[str, list[Pod]] = {}
-            for pod in self._pods.values():
-                units.setdefault(pod.unit, []).append(pod)
-            return units, dict(self._histories)
+            return dict(self._units), dict(self._histories)
+
+    def status(self, name: str, hosts: int) -> UnitStatus:
+        """Of a unit of ``hosts`` pods, by what was told last: worked out again only where that has changed."""
+        with self._changed:
+            pods = self._units.get(name, NOBODY)
+            history = self._histories.get(name, NOTHING)
+        known = self._statuses.get(name)
+        if known and known[0] is pods and known[1] is history and known[2] == hosts:
+            return known[3]
+        found = status_of(name, pods, history, hosts)
+        self._statuses[name] = (pods, history, hosts, found)
+        return found
 
     def wait(
         self, until: Callable[[dict[str, list[Pod]]], bool], within_s: float
@@ -73,10 +92,7 @@ class Pods:
         done = threading.Event()
 
         def look() -> bool:
-            found: dict[str, list[Pod]] = {}
-            for pod in self._pods.values():
-                found.setdefault(pod.unit, []).append(pod)
-            return self._error is not None or until(found)
+            return self._error is not None or until(self._units)
 
         self.now()
         with self._changed:
@@ -123,8 +139,9 @@ class Pods:
         told = self._client.raw(self._path())
         found = [pod_of(obj) for obj in told.get("items", [])]
         with self._changed:
-            self._pods = {pod.uid: pod for pod in found}
+            self._units = {}
             for pod in found:
+                self._units.setdefault(pod.unit, []).append(pod)
                 self._fold(pod)
             self._changed.notify_all()
         return str(told["metadata"]["resourceVersion"])
@@ -157,14 +174,15 @@ class Pods:
     def _take(self, how: str, pod: Pod) -> None:
         with self._changed:
             self._fold(pod)
-            if how == "DELETED":
-                self._pods.pop(pod.uid, None)
-            else:
-                self._pods[pod.uid] = pod
+            others = [p for p in self._units.get(pod.unit, ()) if p.uid != pod.uid]
+            now = others if how == "DELETED" else [*others, pod]
+            self._units |= {pod.unit: now}
+            if not now:
+                del self._units[pod.unit]
             self._changed.notify_all()
 
     def _fold(self, pod: Pod) -> None:
-        before = self._histories.get(pod.unit, History())
+        before = self._histories.get(pod.unit, NOTHING)
         self._histories[pod.unit] = folded(before, pod)
 
     def _tell(self, error: LemnosError | None) -> None:
