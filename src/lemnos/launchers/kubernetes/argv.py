@@ -53,8 +53,9 @@ def alone(text: str) -> str:
 
 
 def of_leader(argv: Sequence[str]) -> list[str]:
-    """The command of a group's first rank; its host is what the others know it by."""
-    return [_for_kubelet(_parsed(word, _known(-1, word))) for word in argv]
+    """The command of a group's first rank: its host is its own address. It binds to it
+    as soon as it starts, and its name may come into the cluster's DNS a moment later."""
+    return [_for_kubelet(_parsed(word, _known(0, word))) for word in argv]
 
 
 def of_workers(jobs: Sequence[Job]) -> list[str]:

@@ -91,6 +91,9 @@ def leader_worker_set(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
     theirs["metadata"]["labels"][RANK] = WORKERS
     spec: Object = {"replicas": 1} if not site.spec.scale else {}
     spec["startupPolicy"] = "LeaderCreated"
+    # The group's headless Service would be called as the set is, which is our own Service's name: this
+    # way it is called as the leader's pod.
+    spec["networkConfig"] = {"subdomainPolicy": "UniquePerReplica"}
     spec["leaderWorkerTemplate"] = {
         "size": len(hosts),
         # An engine cannot go on without one of its ranks: all are started anew.

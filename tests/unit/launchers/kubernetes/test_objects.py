@@ -231,6 +231,15 @@ def test_volumes_and_mounts_belong_together() -> None:
                 assert used <= set(volumes)
 
 
+def test_a_group_s_own_service_has_another_name_than_ours() -> None:
+    """LeaderWorkerSet's controller makes no headless Service where there is one of the name; through ours, which
+    has the ready pods alone, the workers would never find the leader."""
+    objects = objects_of(units.vllm(2), site(), units.NODES)
+    group = only(objects, "LeaderWorkerSet")
+    assert only(objects, "Service")["metadata"]["name"] == group["metadata"]["name"]
+    assert group["spec"]["networkConfig"]["subdomainPolicy"] == "UniquePerReplica"
+
+
 def test_a_selector_finds_the_pods_that_it_means() -> None:
     at = site()
     objects = objects_of(units.vllm(2), at, units.NODES)
