@@ -84,12 +84,13 @@ def _frontend(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
     words = [argv.alone(word) for word in _without(job.command.argv)]
     main = _container(job, unit, site, words, {})
     main["ports"] = [{"name": "http", "containerPort": job.port}]
-    main |= {k: v for k, v in probes(unit, site).items() if k != "startupProbe"}
     # It reads the model's tokenizer, where the workers say that the model is.
     template = {"spec": _pod(unit, site, nodes, main, "")}
     return {
         "componentType": "frontend",
         "replicas": 1,
+        # Here, since those of a container are merged with the operator's own (0.4's would have two handlers).
+        **{k: v for k, v in probes(unit, site).items() if k != "startupProbe"},
         "extraPodMetadata": {"labels": pod_labels(site, unit.name, job)},
         "extraPodSpec": with_weights(template, unit, site)["spec"],
     }
@@ -106,8 +107,7 @@ def _workers(
         words = _over_nodes(words, unit)
     main = _container(first, unit, site, words, first.command.env)
     live = {"httpGet": {"path": "/live", "port": SYSTEM_PORT}}
-    main["startupProbe"] = live | startup(unit, site)
-    main["livenessProbe"] = live | {"periodSeconds": 20, "timeoutSeconds": 10, "failureThreshold": HANGS_S // 20}  # fmt: skip
+    main["startupProbe"] = live | startup(unit, site)  # has no key of its own
     found: Object = {"componentType": "worker"}
     if part != "worker":
         found["subComponentType"] = part
@@ -116,6 +116,7 @@ def _workers(
         found["multinode"] = {"nodeCount": span}
     found["resources"] = _resources(first, unit, site)
     found["sharedMemory"] = {"size": spec.shared_memory}
+    found["livenessProbe"] = live | {"periodSeconds": 20, "timeoutSeconds": 10, "failureThreshold": HANGS_S // 20}  # fmt: skip
     found["extraPodMetadata"] = {"labels": pod_labels(site, unit.name, first)}
     template = {"spec": _pod(unit, site, nodes, main, "must" if span > 1 else "should")}
     found["extraPodSpec"] = with_weights(template, unit, site)["spec"]
