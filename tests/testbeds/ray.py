@@ -38,6 +38,7 @@ SHORT = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_enable_worker_prestart": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
     "RAY_agent_register_timeout_ms": "30000",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
