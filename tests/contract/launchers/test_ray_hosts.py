@@ -17,7 +17,13 @@ from tests.testbeds.ray import PYTHON, hosts_with_ray
 
 pytestmark = pytest.mark.bed
 
-LISTEN = "import socket; s = socket.create_server(('', 21001)); print(flush=True); s.accept()"
+LISTEN = """
+import socket
+server = socket.create_server(("", 21001))
+print(flush=True)
+while True:
+    server.accept()[0].close()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +42,15 @@ def refused(bed: Bed, **keys: Any) -> LemnosError:
     """What starting a unit says; nothing is left of it on any host."""
     spec = {"hosts": ["n1", "n2"], "python": str(PYTHON)} | keys
     launcher = launcher_for(bed.site(ray=spec))
-    with pytest.raises(LemnosError) as caught:
-        launcher.submit(bed.unit(launcher))
-    assert launcher.status() == {}
-    with pytest.raises(LemnosError):
-        launcher.room(bed.unit(launcher))
-    assert launcher.sweep() == 0
+    try:
+        with pytest.raises(LemnosError) as caught:
+            launcher.submit(bed.unit(launcher))
+        assert launcher.status() == {}
+        with pytest.raises(LemnosError):
+            launcher.room(bed.unit(launcher))
+    finally:
+        found = launcher.sweep()
+    assert found == 0, "something was started"
     return caught.value
 
 
