@@ -127,7 +127,9 @@ def folded(history: History, pod: Pod) -> History:
     if fails:
         pulling |= {pod.uid}
     ended = next((c for c in pod.containers if c.code is not None), None)
-    served, failed = history.served or pod.served, history.failed
+    # Other ranks have no probe: they are ready as soon as they run.
+    served = history.served or (pod.served and pod.rank == 0)
+    failed = history.failed
     if ended and not (served or failed or pod.deleted or pod.disrupted or pod.over):
         failed = _failure(ended, pod)
     return replace(

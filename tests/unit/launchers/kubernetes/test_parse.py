@@ -213,6 +213,13 @@ def test_a_group_that_is_made_again_counts_once() -> None:
     assert (status.state, status.starts) == ("running", 1)
 
 
+def test_a_worker_that_runs_has_not_served_yet() -> None:
+    ready = rank(1, RUNNING, ready=True)
+    starting = rank(0, container(running={}, ready=False))
+    status = seen(starting, ready, rank(1, crashed()), hosts=2)
+    assert (status.state, status.why) == ("ended", "engine-0.1 ended with exit code 3")
+
+
 def test_a_rank_that_fails_at_the_start_is_named() -> None:
     assert seen(rank(0, RUNNING), rank(1, crashed()), hosts=2).why == "engine-0.1 ended with exit code 3"  # fmt: skip
 
