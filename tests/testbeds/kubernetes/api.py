@@ -248,9 +248,11 @@ class _Ask:
             return do()
         kept, version = dict(self.api.store.objects), self.api.store.version
         watchers, self.api.store.watchers = self.api.store.watchers, set()
+        self.api.store.trying = True
         try:
             return copy.deepcopy(do())
         finally:
+            self.api.store.trying = False
             self.api.store.objects, self.api.store.version = kept, version
             self.api.store.watchers = watchers
 
@@ -323,8 +325,12 @@ class _Ask:
             await answer.write(_line("ERROR", status))
             return answer
         queue: asyncio.Queue[tuple[str, Json]] = asyncio.Queue()
-        for each in store.all(self.what.plural, self.namespace):
-            if int(each["metadata"]["resourceVersion"]) > begins:
+        if begins:
+            for version, how, each in store.history:
+                if version > begins:
+                    queue.put_nowait((how, each))
+        else:
+            for each in store.all(self.what.plural, self.namespace):
                 queue.put_nowait(("ADDED", each))
         if query.get("sendInitialEvents") == "true":
             queue.put_nowait(("BOOKMARK", self._bookmark()))

@@ -194,7 +194,7 @@ class Pod:
 
     def end(self) -> None:
         """Ask all of it to end, and kill what has not within its grace (at once, where that is 0)."""
-        asyncio.create_task(self._end_all())
+        self.kubelet.keep(asyncio.create_task(self._end_all()))
 
     async def _end_all(self) -> None:
         grace = self.grace or 0
@@ -290,9 +290,7 @@ class Kubelet:
             elif obj["spec"].get("nodeName"):
                 ip = self.address(meta["namespace"], meta["name"])
                 pod = self.pods[meta["uid"]] = Pod(self, obj, ip)
-                task = asyncio.create_task(pod.run())
-                self.tasks.add(task)
-                task.add_done_callback(self.tasks.discard)
+                self.keep(asyncio.create_task(pod.run()))
             return
         pod.obj = obj
         if meta.get("deletionTimestamp") and pod.grace != meta["deletionGracePeriodSeconds"]:  # fmt: skip
@@ -337,6 +335,11 @@ class Kubelet:
             ip = f"{self.network}.{self.number // 250}.{self.number % 250 + 1}"
             self.addresses[namespace, name] = ip
         return self.addresses[namespace, name]
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """Nobody else refers to it, and the loop forgets what nobody refers to."""
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def gone(self, pod: Pod) -> None:
         """Nothing of it runs any more."""

@@ -12,6 +12,7 @@ import copy
 import datetime
 import re
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,6 +115,13 @@ class Store:
     objects: dict[Key, Json] = field(default_factory=dict)
     version: int = 100
     watchers: set[asyncio.Queue[tuple[str, Json]]] = field(default_factory=set)
+    history: deque[tuple[int, str, Json]] = field(
+        default_factory=lambda: deque(maxlen=20_000)
+    )
+    """(version, how, object) of every change, for watches that begin in the past."""
+
+    trying: bool = False
+    """What is done now is forgotten again (a dry run)."""
 
     def __post_init__(self) -> None:
         rows = [*CORE, *(CUSTOM[name] for name in self.custom)]
@@ -205,6 +213,8 @@ class Store:
         return obj
 
     def _tell(self, how: str, obj: Json) -> None:
+        if not self.trying:
+            self.history.append((self.version, how, obj))
         for queue in self.watchers:
             queue.put_nowait((how, obj))
 
