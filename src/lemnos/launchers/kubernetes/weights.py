@@ -162,10 +162,12 @@ def _volume(unit: Unit, site: Site) -> Object:
 
 
 def _waiter(unit: Unit, site: Site) -> Object:
-    """Says what a pod waits for, until the marker is there."""
+    """Says what a pod waits for, until the marker is there. The first process of a container ends by
+    SIGTERM only where it says so."""
     wait = (
+        "trap 'exit 143' TERM; "
         'until [ -e "$MARKER" ]; do echo "waits for the model: the Job that pulls it has not '
-        'finished"; sleep 10; done'
+        'finished"; sleep 10 & wait $!; done'
     )
     return {
         "name": "model",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,6 +119,24 @@ def test_pods_wait_until_the_model_is_whole(tmp_path: Path) -> None:
     finally:
         child.kill()
         child.communicate()
+
+
+def test_a_pod_that_waits_goes_when_it_is_told_to(tmp_path: Path) -> None:
+    """The kernel spares a container's first process a signal that it does not handle."""
+    (pod,) = pods_of(only(all_of(unit("hf://org/one"), site()), "Deployment"))
+    child = subprocess.Popen(
+        pod["initContainers"][0]["command"],
+        env={"MARKER": str(tmp_path / "none"), "PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    assert b"waits for the model" in child.stdout.readline()
+    child.terminate()
+    assert child.wait(60) == 143
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # its sleep
+    child.stdout.close()
 
 
 def test_a_claim_holds_the_model_and_a_tenth_more() -> None:
