@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lemnos.errors import LemnosError, UsageError
     from lemnos.life import (
         down,
+        drift,
         endpoint,
         history,
         logs,
@@ -54,6 +55,7 @@ _HOMES = {
     "lemnos.deployments.endpoint": ("Endpoint",),
     "lemnos.life": (
         "down",
+        "drift",
         "endpoint",
         "history",
         "logs",
@@ -89,6 +91,7 @@ __all__ = [
     "check_engine",
     "deployment_spec",
     "down",
+    "drift",
     "endpoint",
     "environments",
     "for_gpus",

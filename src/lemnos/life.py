@@ -102,5 +102,12 @@ def logs(
     )
 
 
+def drift(name: str | None = None) -> dict[str, str]:
+    """What others have changed of a deployment in its cluster: a diff for each replica that differs."""
+    from lemnos.deployments.drifting import drift_of
+
+    return drift_of(name or looking.resolve_name(None))
+
+
 def _silent(_: Status) -> None:
     """Nobody watches."""

@@ -34,7 +34,6 @@ def life(
         "kubernetes.namespace": NAMESPACE,
         "kubernetes.weights.host_path": str(models),
         "container.image": "lemnos:test",
-        "container.runtime": "docker",
     }
     first = ["--on", "kubernetes"]
     for key, value in settings.items():
@@ -61,6 +60,11 @@ def test_up_serves_from_a_pod_and_down_leaves_nothing(
     assert "listening" in life.run("logs", "-n", "500")
     again = life.up()
     assert again["already_up"] and engines(kube) == [pod]
+    assert "as lemnos declared it" in life.run("ps", "--drift")
+    service = f"{found['name']}-engine-0"
+    spec = kube.do(lambda: kube.store.get("services", NAMESPACE, service)["spec"])
+    kube.change("services", service, spec=spec | {"ports": []})
+    assert "+" in life.report("ps", "--drift")["engine-0"]
     life.run("down")
     until(lambda: not kube.left())
     assert files_left(life.home) == []

@@ -11,17 +11,32 @@ import typer
 from lemnos.cli import options
 from lemnos.cli.output import Json, err, out, print_json, table
 from lemnos.cli.up import Stages
+from lemnos.errors import UsageError
 
 if TYPE_CHECKING:
     from lemnos.spec.status import Status
     from lemnos.wire.client import Client
 
 
-def ps(as_json: Json = False) -> None:
+def ps(
+    name: options.Name = None,
+    drift: Annotated[
+        bool,
+        typer.Option(
+            "--drift", help="On Kubernetes: what others have changed, as a diff."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show what runs, how often it came back, and why."""
     import lemnos
 
-    found = lemnos.status()
+    if drift:
+        _show_drift(lemnos.drift(name), as_json)
+        return
+    found = [each for each in lemnos.status() if name in (None, each.name)]
+    if name and not found:
+        raise UsageError(f"there is no deployment '{name}'", fix="lemnos ps shows all")
     if as_json:
         print_json([_as_dict(status) for status in found])
         return
@@ -50,6 +65,17 @@ def ps(as_json: Json = False) -> None:
             status.why or "-",
         )
     out().print(grid)
+
+
+def _show_drift(found: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    for name, diff in found.items():
+        out().print(f"{name} is otherwise in the cluster:", markup=False)
+        out().print(diff.rstrip(), markup=False, highlight=False, soft_wrap=True)
+    if not found:
+        out().print("everything is as lemnos declared it", markup=False)
 
 
 def logs(

@@ -100,8 +100,10 @@ class Fleet:
                 current = revision or max(self._plans)
                 unit = gateway_unit(self.plan(current), self._url, self._files)
                 self._gateway_launcher(current).submit(unit)
-                return
-            self._submit(name, revision, after)
+            else:
+                self._submit(name, revision, after)
+            # Until its launcher tells of it: one that cannot be asked now has not lost it.
+            self.seen[name] = UnitStatus(state="queued", why="was submitted just now")
         except LemnosError as error:
             self._refused[name] = f"cannot be started: {error}"
         except (

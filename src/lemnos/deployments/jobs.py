@@ -31,8 +31,6 @@ nothing passes from one to the other. Sooner after one that was not answered."""
 ENGINE_GRACE_S = 10.0
 GATEWAY_GRACE_S = 35.0
 """From a polite signal to SIGKILL; the gateway finishes open streams for up to 30 s."""
-UNPUBLISHED_S = 2.0
-"""In which the gateway has surely read the table that does not name a replica any more."""
 
 
 def step(
@@ -152,7 +150,8 @@ def _draining(
     """Nothing new comes to it; when its last request has finished, or it took too long, it ends."""
     drained = seen.now - job.since
     still_open = seen.open.get(job.name, 0) if seen.open is not None else 1
-    if 0 <= drained < UNPUBLISHED_S or (still_open and 0 <= drained < rules.drain_s):
+    longest = rules.drain_s if still_open else rules.unpublished_s
+    if 0 <= drained < max(longest, rules.unpublished_s):
         return job
     return end(became(job, "stopping", seen.now), seen.now, effects)
 

@@ -25,6 +25,8 @@ class Rules(Value):
     cross_s: float | None = None
     """How often a replica of several roles that serves is asked for a completion, which only all of
     them together can answer; None: its health is enough."""
+    unpublished_s: float = 2.0
+    """In which the gateway has surely read the table that does not name a replica any more."""
     lead_s: float | None = None
     """How long before its end a replica's successor is started; None: none is."""
     scale: ScaleSpec | None = None

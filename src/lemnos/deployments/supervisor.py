@@ -40,7 +40,7 @@ from lemnos.deployments.state import (
     State,
 )
 from lemnos.deployments.status import identity
-from lemnos.deployments.units import health_path
+from lemnos.deployments.units import has_own_gateway, health_path
 from lemnos.engines.workers import is_group
 from lemnos.errors import LemnosError
 from lemnos.launchers.shape import replicas_of
@@ -62,6 +62,8 @@ CHORES_S = 10.0
 """Between looks at the logs' sizes, and at the queue."""
 QUEUE_S = 300.0
 """Between questions to a scheduler how long its queue is."""
+FILE_READS_S, POD_READS_S = 2.0, 15.0
+"""In which a gateway has surely read its new table: a file of this machine, or what a kubelet copies."""
 LOG_LIMIT = 64 * 1024**2
 
 
@@ -221,6 +223,7 @@ class Supervisor:
             restart=spec.restart,
             ready_timeout_s=spec.ready_timeout_s,
             drain_s=room.drain_s if room else 30.0,
+            unpublished_s=POD_READS_S if has_own_gateway(spec) else FILE_READS_S,
             cross_s=CROSS_S if is_group(plan) else None,
             lead_s=lead_s,
             scale=spec.scale,

@@ -97,3 +97,13 @@ class GatewayRoom(Protocol):
         """Let the gateway route by ``table`` (JSON, no secrets) from now on; it need not run yet.
         Raises LemnosError."""
         ...
+
+
+@runtime_checkable
+class Declaring(Protocol):
+    """A launcher whose units are declared to an owner, where others may change them."""
+
+    def drift(self, unit: Unit) -> str:
+        """What the owner has otherwise than ``submit`` would leave it, as a diff; empty where nothing is.
+        Raises LemnosError."""
+        ...

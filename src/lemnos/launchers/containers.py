@@ -104,6 +104,12 @@ def inside(
                 where="container.runtime",
                 fix="use docker, podman or apptainer here, or on: slurm",
             )
+        case "cluster":
+            raise UsageError(
+                "only Kubernetes has a runtime of its own",
+                where="container.runtime",
+                fix="use docker, podman or apptainer",
+            )
     command = job.command.model_copy(update={"argv": argv})
     return job.model_copy(update={"command": command})
 

@@ -195,6 +195,18 @@ class DeploymentSpec(Value):
     """How long a start may take before it is called failed; time in a queue does not count."""
 
     @model_validator(mode="after")
+    def _runs_containers(self) -> DeploymentSpec:
+        if (
+            self.container
+            and self.container.runtime == "cluster"
+            and self.on != "kubernetes"
+        ):
+            raise ValueError(
+                "container.runtime is missing: docker, podman, apptainer or pyxis"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keys_in_the_cluster(self) -> DeploymentSpec:
         within = self.on == "kubernetes" and self.kubernetes.gateway_image
         if within and not self.endpoint.has_keys:

@@ -70,7 +70,8 @@ class ContainerSpec(Value):
 
     image: Line
     """``vllm/vllm-openai:v0.26.0``; a ``.sif`` for Apptainer, a ``.sqsh`` for Pyxis."""
-    runtime: Literal["docker", "podman", "apptainer", "pyxis"]
+    runtime: Literal["docker", "podman", "apptainer", "pyxis", "cluster"] = "cluster"
+    """What runs it; Kubernetes has its own."""
     mounts: tuple[Line, ...] = ()
     """``/data`` or ``/data:/models:ro``; model, caches and keys are mounted anyway."""
     args: Args = {}

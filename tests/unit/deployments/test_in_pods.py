@@ -95,3 +95,10 @@ def test_the_gateway_in_a_pod_is_reached_by_the_same_url(tmp_path: Path) -> None
 def test_a_gateway_in_the_cluster_needs_keys() -> None:
     with pytest.raises(ValidationError, match="can be reached by others"):
         spec_of(kubernetes={"gateway_image": "lemnos:1"})
+
+
+def test_only_a_cluster_has_a_runtime_of_its_own() -> None:
+    image: dict[str, Any] = {"container": {"image": "vllm/vllm-openai:v0.26.0"}}
+    assert spec_of(**image).container
+    with pytest.raises(ValidationError, match=r"container\.runtime is missing"):
+        spec_of(**image, on="slurm")
