@@ -11,7 +11,8 @@ from lemnos.errors import LemnosError, UsageError
 from lemnos.spec.base import Value
 from lemnos.spec.document import parse
 
-_CONFLICT = re.compile(r'conflicts? with "([^"]+)"[^:\n]*:((?:\s+(?:- )?\.\S+)+)')
+# `with subresource "scale"`, `using apps/v1`, `at 2026-11-21T21:40:05Z` may stand between.
+_CONFLICT = re.compile(r'conflicts? with "([^"]+)"[^\n]*?:((?:\s+(?:- )?\.\S+)+)')
 _NOISE = re.compile(r"^(?:E\d{4} |Warning: |Please review|I\d{4} )")
 
 

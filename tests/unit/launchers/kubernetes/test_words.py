@@ -60,6 +60,13 @@ CASES = {
         "the API server does not answer",
         "VPN",
     ),
+    "a controller that is still starting": (
+        "Error from server (InternalError): Internal error occurred: failed calling webhook "
+        '"mleaderworkerset.kb.io": failed to call webhook: Post "https://lws-webhook-service.lws-system.svc:443/'
+        'mutate?timeout=10s": dial tcp 10.96.3.4:443: connect: connection refused\n',
+        "does not answer (webhook mleaderworkerset.kb.io)",
+        "try again when it is ready",
+    ),
     "certificate": (
         NOISE.format(
             why="tls: failed to verify certificate: x509: certificate signed by unknown authority"
@@ -128,6 +135,12 @@ CASES = {
         'error: Apply failed with 1 conflict: conflict with "kubectl-edit" using apps/v1: .spec.replicas\n'
         "Please review the fields above--they currently have other managers. Here\n",
         "'kubectl-edit' manages .spec.replicas there",
+        "--force-conflicts",
+    ),
+    "conflict, with what else is said of the manager": (
+        'error: Apply failed with 1 conflict: conflict with "kube-controller-manager" with subresource "scale" '
+        "using apps/v1 at 2026-11-21T21:40:05Z: .spec.replicas\n",
+        "'kube-controller-manager' manages .spec.replicas",
         "--force-conflicts",
     ),
     "conflicts": (
