@@ -18,6 +18,7 @@ from tests.contract.launchers.bed import ENDS, POLITE, SERVER, WAITER, said
 from tests.contract.launchers.kubernetes_bed import PODS, bed_of, close
 from tests.contract.launchers.suite import Bed, swept
 from tests.testbeds.kubernetes import Cluster, kubernetes
+from tests.unit.launchers.kubernetes import units
 
 pytestmark = [pytest.mark.bed, PODS]
 NAME = "box-engine-0"
@@ -206,6 +207,26 @@ def refusal(launcher: Kubernetes, bed: Bed, kube: Cluster) -> LemnosError:
     return caught.value
 
 
+def test_a_model_that_cannot_be_pulled(kube: Cluster, bed: Bed) -> None:
+    """The Job has given up: its pods are gone, and those that wait for it would wait for ever."""
+    launcher = launcher_of(bed)
+    unit = bed.unit(launcher).model_copy(update={"served": units.vllm().served})
+    launcher.submit(unit)
+    (job,) = kube.named("jobs")
+    until_why(bed, launcher, "pulls the model")
+    why = "Job has reached the specified backoff limit"
+    failed = {"type": "Failed", "status": "True", "message": why}
+    kube.change("jobs", job, status={"conditions": [failed]})
+    status = until_why(bed, launcher, why)
+    assert status.state == "ended"
+    bed.until(lambda: not kube.pods())
+    assert kube.named("deployments") == []
+    launcher.submit(unit)  # when the token is there, say
+    made = kube.do(lambda: kube.store.get("jobs", "llm", job))
+    assert failed not in made.get("status", {}).get("conditions", ())
+    bed.until(lambda: launcher.status()["engine-0"].state == "queued")
+
+
 def test_what_you_may_not(kube: Cluster, bed: Bed) -> None:
     kube.api.forbidden.add(("patch", "deployments"))
     error = refusal(launcher_of(bed), bed, kube)
@@ -231,6 +252,18 @@ def test_pods_that_may_not_be_seen(kube: Cluster, bed: Bed) -> None:
     kube.api.forbidden.clear()
     bed.until(lambda: not told())
     assert launcher.status()["engine-0"].state == "running"
+
+
+def test_kinds_that_may_not_be_seen_are_left_out(kube: Cluster, bed: Bed) -> None:
+    """The cluster has KubeRay, and one is given the rights of a namespace's plain editor."""
+    kube.api.forbidden |= {("list", "rayclusters"), ("list", "leaderworkersets")}
+    launcher = launcher_of(bed)
+    launcher.submit(bed.unit(launcher))
+    bed.told(launcher)
+    again = launcher_of(bed)
+    assert again.status()["engine-0"].state == "running"
+    again.sweep()
+    assert kube.left() == []
 
 
 def test_a_rule_of_the_cluster(kube: Cluster, bed: Bed) -> None:

@@ -129,6 +129,11 @@ class Controllers:
         if gone(owner) or owner.get("status", {}).get("succeeded"):
             return
         own = self._pods_of(owner)
+        conditions = owner.get("status", {}).get("conditions", ())
+        if any(c["type"] == "Failed" and c["status"] == "True" for c in conditions):
+            for pod in own:
+                self.delete(pod)
+            return
         if any(p.get("status", {}).get("phase") == "Succeeded" for p in own):
             done = [{"type": "Complete", "status": "True"}]
             self.store.change("jobs", owner, status={"succeeded": 1, "conditions": done})  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lemnos.errors import LemnosError
@@ -16,6 +16,9 @@ from lemnos.transport.base import Done, Transport
 
 OLDEST = (1, 27)
 """The oldest Kubernetes that has all of what is rendered (unhealthyPodEvictionPolicy in beta)."""
+_HIDDEN = re.compile(r'cannot list resource "([^"]+)" in API group "([^"]*)"')
+POD_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+"""Where a pod finds its own."""
 ANSWER_S = "20s"
 """One request of kubectl to the API server is given up after that; logs are longer."""
 
@@ -80,10 +83,15 @@ class Client:
         return refused(done.err or done.out)
 
     def namespace(self) -> str:
-        """The spec's, or the context's own."""
+        """The spec's, the context's own, or in a pod without a kubeconfig the pod's."""
         if not self._namespace:
-            view = ("config", "view", "--minify", "--output=jsonpath={..namespace}")
-            self._namespace = self.run(*view).strip() or "default"
+            path = "jsonpath={.contexts[0].context.namespace}"
+            done = self.ask("config", "view", "--minify", f"--output={path}")
+            inside = self.transport.read(POD_NAMESPACE) if done.code else None
+            if done.code and not inside:
+                raise self.problem(done)
+            found = inside.decode() if inside else done.out
+            self._namespace = found.strip() or "default"
         return self._namespace
 
     def check(self) -> None:
@@ -100,6 +108,19 @@ class Client:
                 fix="use a newer cluster; 1.27 is of 2023",
             )
         self._checked = True
+
+    def of_kinds(self, verb: str, kinds: Iterable[str], *words: str) -> str:
+        """``kubectl VERB KINDS WORDS``. Kinds that one may not list are left out, as nothing of ours can be there;
+        Deployments are not."""
+        left = sorted(kinds)
+        while True:
+            done = self.ask(verb, ",".join(left), *words)
+            hidden = {
+                ".".join(filter(None, found)) for found in _HIDDEN.findall(done.err)
+            }
+            if not done.code or not hidden & set(left) or "deployments.apps" in hidden:
+                return self._checked_out(done)
+            left = [kind for kind in left if kind not in hidden]
 
     def delete(self, references: Sequence[tuple[str, str]], *more: str) -> None:
         """Remove objects, ``(resource, name)`` each; those that there are not are no error."""

@@ -32,9 +32,11 @@ from lemnos.launchers.kubernetes.objects import objects_of
 from lemnos.launchers.kubernetes.owners import MADE, Owners, resource_of
 from lemnos.launchers.kubernetes.parse import Pod, api_pod
 from lemnos.launchers.kubernetes.pods import Object, gpus_of, secret_items
+from lemnos.launchers.kubernetes.pulls import has_failed, pods_of, why_not_yet
 from lemnos.launchers.kubernetes.reading import Logs
 from lemnos.launchers.kubernetes.render import render
 from lemnos.launchers.kubernetes.watching import Pods
+from lemnos.launchers.kubernetes.weights import marker, pull_job
 from lemnos.launchers.shape import shape_of
 from lemnos.launchers.site import Site
 from lemnos.spec.cluster import Cluster
@@ -137,6 +139,7 @@ class Kubernetes:
         try:
             self._apply(rendered, "--dry-run=server")
             self._hand_over_key(unit)
+            self._drop_failed_pulls(unit)
             self._apply(rendered)
         except LemnosError:
             if not there:
@@ -188,7 +191,7 @@ class Kubernetes:
         kinds = sorted(self._client.resources() & MADE)
         words = ("--ignore-not-found", "--wait=false", "--selector", self._selector)
         if kinds:
-            self._client.run("delete", ",".join(kinds), *words)
+            self._client.of_kinds("delete", kinds, *words)
         if pods:
             self._client.run("delete", "pods", "--now", *words)
         if not self._pods.wait(lambda left: not left, SWEEP_S):
@@ -238,6 +241,9 @@ class Kubernetes:
             self._bury(name, pods, found.why)
             return found
         if found.state == "queued":
+            if failed := self._why_no_model(unit, pods):
+                self._bury(name, pods, failed)
+                return found.model_copy(update={"state": "ended", "why": failed})
             why = self._why_queued(name, pods) or found.why
             return found.model_copy(update={"why": why})
         first = api_pod(pods)
@@ -256,11 +262,29 @@ class Kubernetes:
         """What only a question tells: why there are no pods, what the one that pulls the model says."""
         if not pods:
             return self._owners.why_no_pods(name, object_name(self._site.deployment, name, ""))  # fmt: skip
-        for pod in pods:
-            for each in pod.inits:
-                if each.state == "running":
-                    return self._owners.last_word(pod.name, each.name)
-        return ""
+        waits = next(
+            ((p, c) for p in pods for c in p.inits if c.state == "running"), None
+        )
+        if waits is None:
+            return ""
+        pulls = self._pulls()
+        if why := why_not_yet(pulls):
+            return why
+        pod, each = (pulls[0], pulls[0].containers[0]) if pulls else waits
+        return self._owners.last_word(pod.name, each.name)
+
+    def _pulls(self) -> list[Pod]:
+        return pods_of(self._pods.now()[0].get("", []))
+
+    def _why_no_model(self, unit: Unit | None, pods: list[Pod]) -> str:
+        """Why the model that the unit's pods wait for will not come; empty if it may."""
+        waits = any(each.state == "running" for pod in pods for each in pod.inits)
+        if not waits or not unit or not unit.served or self._spec.weights.host_path:
+            return ""
+        if self._pulls():
+            return ""
+        said = self._owners.pull_failed(marker(unit))
+        return f"the Job that pulls its model has failed: {said}" if said else ""
 
     def _bury(self, name: str, pods: list[Pod], why: str) -> None:
         """A unit that will not come up is ended for good: Kubernetes would try it for ever."""
@@ -317,6 +341,14 @@ class Kubernetes:
             self._client.apply(documents, *more)
         except LemnosError as error:
             raise self._client.about(error, rendered.files) from None
+
+    def _drop_failed_pulls(self, unit: Unit) -> None:
+        """A Job that has failed stays so: it is made anew."""
+        for each in pull_job(unit, self._site, self._nodes):
+            name = each["metadata"]["name"]
+            job = self._client.json("get", "jobs.batch", name, "--ignore-not-found")
+            if job and has_failed(job):
+                self._client.delete([("jobs.batch", name)])
 
     def _hand_over_key(self, unit: Unit) -> None:
         """The Secret with the engines' key, through kubectl's input alone. Entries that other revisions' pods

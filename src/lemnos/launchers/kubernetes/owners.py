@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from lemnos.errors import LemnosError
 from lemnos.launchers.kubernetes.client import Client
 from lemnos.launchers.kubernetes.names import UNIT
 from lemnos.launchers.kubernetes.parse import without_pods
+from lemnos.launchers.kubernetes.pulls import given_up
 from lemnos.launchers.kubernetes.words import own_words, refused
 
 WORKLOADS = {
@@ -60,7 +62,9 @@ class Owners:
         return set(self._workloads or ())
 
     def add(self, unit: str) -> None:
-        """It has been applied."""
+        """It has been applied; its kind may be new in the cluster."""
+        self._kinds = []
+        self._told.clear()
         self._workloads = {**(self._workloads or {}), unit: ("", "")}
 
     def drop(self, unit: str) -> None:
@@ -75,12 +79,22 @@ class Owners:
         """The objects of a unit by their labels, as (resource, name)."""
         kinds = sorted(self._client.resources() & MADE)
         chosen = f"{self._selector},{UNIT}={unit}"
-        told = self._client.json("get", ",".join(kinds), "--selector", chosen)
+        words = ("--selector", chosen, "--output=json")
+        told = json.loads(self._client.of_kinds("get", kinds, *words))
         return [(resource_of(each), each["metadata"]["name"]) for each in told.get("items", [])]  # fmt: skip
 
     def why_no_pods(self, unit: str, name: str) -> str:
         """From its workload's conditions and events, in words."""
         return self._seldom(("no pods", unit), lambda: self._why_no_pods(name))
+
+    def pull_failed(self, marker: str) -> str:
+        """Why the Job that writes ``marker`` tries no more; empty while it may."""
+
+        def ask() -> str:
+            words = ("get", "jobs.batch", "--selector", self._selector)
+            return given_up(self._client.json(*words).get("items", []), marker)
+
+        return self._seldom(("pull", marker), ask)
 
     def last_word(self, pod: str, container: str) -> str:
         """The last line of a container's log."""
@@ -97,8 +111,8 @@ class Owners:
             self._kinds = sorted(self._client.resources() & set(WORKLOADS.values()))
         if not self._kinds:
             raise LemnosError("the cluster tells of no workloads", where="kubernetes")
-        words = ("get", ",".join(self._kinds), "--selector", self._selector)
-        told = self._client.json(*words)
+        words = ("--selector", self._selector, "--output=json")
+        told = json.loads(self._client.of_kinds("get", self._kinds, *words))
         self._workloads = {
             each["metadata"]["labels"][UNIT]: (resource_of(each), each["metadata"]["name"])
             for each in told.get("items", [])
@@ -110,7 +124,7 @@ class Owners:
         events = self._client.json("get", "events").get("items", [])
         about = [
             e for e in events
-            if e.get("type") == "Warning" and str(e.get("involvedObject", {}).get("name", "")).startswith(name)
+            if e.get("type") == "Warning" and _is_of(name, str(e.get("involvedObject", {}).get("name", "")))
         ]  # fmt: skip
         about.sort(key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime") or ""))  # fmt: skip
         said = without_pods((), [str(e.get("message", "")) for e in about])
@@ -130,6 +144,11 @@ class Owners:
             said = ""
         self._told[about] = (time.monotonic(), said)
         return said
+
+
+def _is_of(name: str, other: str) -> bool:
+    """Whether ``other`` is ``name``, or called after it: not ``chat-engine-10`` after ``chat-engine-1``."""
+    return other == name or other.startswith(f"{name}-")
 
 
 def resource_of(obj: Mapping[str, Any]) -> str:

@@ -4,13 +4,17 @@ tests/contract/launchers/test_kubernetes*.py.)"""
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lemnos.errors import LemnosError
+from lemnos.launchers.kubernetes import client as kubectl
 from lemnos.launchers.kubernetes.client import Client
+from lemnos.launchers.kubernetes.forwarding import reaches
 from lemnos.spec.clusters import KubernetesSpec
 from lemnos.transport.base import Done
 from lemnos.transport.here import Here
@@ -58,6 +62,45 @@ def test_the_namespace_is_the_context_s_where_the_spec_has_none() -> None:
     assert len(told.asked) == 1
     assert client(said(""))[0].namespace() == "default"
     assert client(namespace="llm")[0].namespace() == "llm"
+
+
+def test_a_pod_s_namespace_is_its_own_where_there_is_no_kubeconfig(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = said(err="error: current-context must exist in order to minify\n", code=1)
+    monkeypatch.setattr(kubectl, "POD_NAMESPACE", str(tmp_path / "namespace"))
+    with pytest.raises(LemnosError, match="current-context"):
+        client(none)[0].namespace()
+    (tmp_path / "namespace").write_text("llm")
+    assert client(none)[0].namespace() == "llm"
+
+
+def test_kinds_that_one_may_not_list_are_left_out() -> None:
+    hidden = (
+        'Error from server (Forbidden): rayclusters.ray.io is forbidden: User "ann" cannot list resource '
+        '"rayclusters" in API group "ray.io" in the namespace "llm"\n'
+    )
+    asked, told = client(said(err=hidden, code=1), said("{}"))
+    kinds = ["rayclusters.ray.io", "deployments.apps"]
+    assert asked.of_kinds("get", kinds, "--output=json") == "{}"
+    assert [argv[3] for argv, _ in told.asked] == [
+        "deployments.apps,rayclusters.ray.io",
+        "deployments.apps",
+    ]
+    other = hidden.replace("rayclusters", "deployments").replace("ray.io", "apps")
+    with pytest.raises(LemnosError, match="you may not list deployments"):
+        client(said(err=other, code=1))[0].of_kinds("get", kinds)
+
+
+def test_another_pod_is_asked_whether_it_reaches_this_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A policy may keep it away."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert reaches("127.0.0.1", port)
+    assert not reaches("127.0.0.1", port)
 
 
 @pytest.mark.parametrize("minor", ["27", "34+", "40"])
