@@ -5,8 +5,7 @@ The bed's own server (tests/testbeds/kubernetes) does more, but we wrote it, too
 ``/api/v1`` as kubectl reads it (``KubernetesScaffold._serve_version`` calls the core group's version ``/v1``).
 
 Not tried here, since it does not keep them: field managers and their conflicts, an apply that takes fields away
-(``Object.patch`` merges), validation and dry runs (it stores what it is sent), selectors, a deletion that is waited for (no UIDs, and lists
-are not filtered by name).
+(``Object.patch`` merges), validation and dry runs (it stores what it is sent), selectors, versions of objects, logs.
 """
 
 from __future__ import annotations
@@ -135,6 +134,6 @@ def test_the_life_of_a_base(name: str, cluster: Cluster, tmp_path: Path) -> None
         each["metadata"]["labels"]["by"] = "hand"
     assert {name_of(each): each for each in cluster.kept()} == written
 
-    cluster.ask(*asked, "delete", "--wait=false", "-k", ".", at=tmp_path)
-    assert cluster.kept() == []
     assert cluster.emulator.errors == []
+    cluster.ask(*asked, "delete", "-k", ".", at=tmp_path)
+    assert cluster.kept() == []
