@@ -111,6 +111,21 @@ def test_a_group_of_pods_comes_up_and_is_made_again_as_a_whole(
     bed.until(lambda: not kube.pods())
 
 
+def test_a_group_that_ends_to_be_made_again_is_not_leaving(
+    kube: Cluster, bed: Bed
+) -> None:
+    """Its last pod takes its time to end, and only then there are others."""
+    deaf = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{SERVER}"
+    launcher = launcher_of(bed)
+    launcher.submit(on_gpus(bed.unit(launcher, "engine-0", deaf, WAITER), 8, hosts=2))
+    bed.told(launcher)
+    kube.kill(f"{NAME}-0-1")
+    status = until_why(bed, launcher, "all of its pods are made again")
+    assert (status.state, status.leaving) == ("queued", "")
+    launcher.cancel("engine-0", kill=True)
+    bed.until(lambda: not kube.pods())
+
+
 def test_a_rank_of_a_group_that_fails_at_the_start_ends_it(
     kube: Cluster, bed: Bed
 ) -> None:

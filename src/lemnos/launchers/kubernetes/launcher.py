@@ -155,7 +155,7 @@ class Kubernetes:
         pods, _ = self._pods.now()
         known = self._owners.known(pods)
         found = {
-            name: self._status(name, pods.get(name, []))
+            name: self._status(name, pods.get(name, []), name in known)
             for name in sorted({*known, *pods} - {""})
         }
         ended = self._all_ended()
@@ -233,7 +233,7 @@ class Kubernetes:
 
     # ------------------------------------------------------------ a unit
 
-    def _status(self, name: str, pods: list[Pod]) -> UnitStatus:
+    def _status(self, name: str, pods: list[Pod], owned: bool) -> UnitStatus:
         unit = self._unit(name)
         hosts = len(unit.place.hosts) if unit else 1
         found = self._pods.status(name, hosts)
@@ -246,6 +246,10 @@ class Kubernetes:
                 return found.model_copy(update={"state": "ended", "why": failed})
             why = self._why_queued(name, pods) or found.why
             return found.model_copy(update={"why": why})
+        if owned and all(pod.deleted for pod in pods):
+            # Its owner ends a group as a whole to make it again: a successor would take its GPUs.
+            why = f"all of its pods are made again: {found.leaving or 'they end'}"
+            return found.model_copy(update={"state": "queued", "leaving": "", "why": why})  # fmt: skip
         first = api_pod(pods)
         if first is None or found.leaving:
             return found
