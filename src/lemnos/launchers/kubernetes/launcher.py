@@ -282,7 +282,8 @@ class Kubernetes:
 
     def _why_no_model(self, unit: Unit | None, pods: list[Pod]) -> str:
         """Why the model that the unit's pods wait for will not come; empty if it may."""
-        waits = any(each.state == "running" for pod in pods for each in pod.inits)
+        firsts = (each for pod in pods for each in pod.inits if each.name == "model")
+        waits = any(each.state == "running" for each in firsts)
         if not waits or not unit or not unit.served or self._spec.weights.host_path:
             return ""
         if self._pulls():
