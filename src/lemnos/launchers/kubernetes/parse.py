@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from lemnos.launchers.kubernetes.names import RANK, ROLE, UNIT
@@ -15,6 +17,9 @@ PULL_TRIES = 2
 """So often the kubelet has tried to pull an image when it is called not pullable."""
 INIT_TRIES = 3
 """The same of a container that prepares a pod, and may have failed by the network."""
+
+BRIEF_S = 2.0
+"""A container that ended sooner has done nothing; times are whole seconds there."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Container:
     """With which it ended, now or, while it waits, the last time."""
     end: str = ""
     """The reason of that end: ``OOMKilled``, ``Error``."""
+    brief: bool = False
+    """Its first run ended within ``BRIEF_S``: it came up, and not further."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +134,9 @@ def folded(history: History, pod: Pod) -> History:
     if fails:
         pulling |= {pod.uid}
     ended = next((c for c in pod.containers if c.code is not None), None)
-    # Other ranks have no probe: they are ready as soon as they run.
-    served = history.served or (pod.served and pod.rank == 0)
+    # Other ranks, and other containers of a pod, have no probe: they are ready as soon as they run.
+    first = history.pods <= {pod.uid} and any(each.brief for each in pod.containers)
+    served = not first and (history.served or (pod.served and pod.rank == 0))
     failed = history.failed
     if ended and not (served or failed or pod.deleted or pod.disrupted or pod.over):
         failed = _failure(ended, pod)
@@ -219,7 +227,17 @@ def _container(told: Mapping[str, Any]) -> Container:
         message=now.get("message", ""),
         code=end.get("exitCode"),
         end=end.get("reason", ""),
+        brief=told.get("restartCount", 0) <= 1 and _lasted_s(end) < BRIEF_S,
     )
+
+
+def _lasted_s(end: Mapping[str, Any]) -> float:
+    """Of a run that has ended; for ever where that is not told."""
+    try:
+        began, ended = (datetime.fromisoformat(end[k]) for k in ("startedAt", "finishedAt"))  # fmt: skip
+    except (KeyError, TypeError, ValueError):
+        return math.inf
+    return (ended - began).total_seconds()
 
 
 def _never(alive: Sequence[Pod], history: History) -> str:

@@ -116,6 +116,17 @@ def test_what_served_before_is_brought_back() -> None:
     assert (status.state, status.starts) == ("running", 1)
 
 
+def test_a_part_without_a_probe_that_ends_at_once_had_not_served() -> None:
+    """Its pod was ready for the moment in which it ran, and the API beside it answered."""
+    end = {"exitCode": 3, "startedAt": BEGAN, "finishedAt": "2026-11-21T10:00:01Z"}
+    ended = container("rank-1", terminated=end)
+    both = obj(RUNNING, container("rank-1", running={}, ready=True), ready=True)
+    status = seen(both, obj(RUNNING, ended, since=LATER))
+    assert status.state == "ended" and "exit code 3" in status.why
+    late = container("rank-1", terminated=end | {"finishedAt": LATER})
+    assert seen(both, obj(RUNNING, late, since=LATER)).state == "queued"
+
+
 def test_a_launcher_made_anew_knows_that_it_served() -> None:
     status = seen(obj(crashed(), since=LATER))
     assert status.state == "queued", "its readiness changed after its start"
