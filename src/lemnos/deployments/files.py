@@ -66,7 +66,8 @@ class Files:
         """New keys: between the gateway and the engines, and lemnos's own for the endpoint;
         readable by their owner alone."""
         for path in (self.engine_key, self.own_key):
-            key = secrets.token_urlsafe(32)
+            # A word first: engines take it for a flag where it begins with '-', YAML for a number.
+            key = f"lemnos-{secrets.token_urlsafe(32)}"
             paths.replace_file(path, key.encode(), mode=0o600)
 
     def keys(self) -> dict[Path, bytes]:

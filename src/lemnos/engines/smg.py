@@ -25,7 +25,7 @@ ENTRY_CODE = (
     "import os, sys; "
     "[os.environ.pop(name) for name in [*os.environ] if name.lower().endswith('_proxy')]; "
     "from smg.cli import main; key = open(sys.argv[1]).read().strip(); "
-    "words = sys.argv[2:]; sys.argv = ['smg', *words]; main([*words, '--api-key', key])"
+    "words = sys.argv[2:]; sys.argv = ['smg', *words]; main([*words, '--api-key=' + key])"
 )
 """``python -I -c ENTRY_CODE KEY_FILE launch ...``: nothing of lemnos need be where a job runs. Proxies
 do not lead to engines, and smg does not heed NO_PROXY=*."""

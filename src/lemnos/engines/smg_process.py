@@ -22,7 +22,7 @@ def main() -> None:
     from smg.cli import main as smg  # type: ignore[import-not-found]
 
     sys.argv = ["smg", *order["arguments"]]
-    smg([*order["arguments"], "--api-key", order["key"]])
+    smg([*order["arguments"], f"--api-key={order['key']}"])  # a key may begin with '-'
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.bed,
     pytest.mark.skipif(groups.ENVIRONMENT is None, reason="smg is not installed"),
 ]
-KEY = "the-key-of-the-group"
+KEY = "-the-key-of-the-group"
 
 
 class Group:

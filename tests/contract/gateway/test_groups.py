@@ -36,7 +36,7 @@ pytestmark = [
         reason=f"no real smg: 'lemnos engines install smg=={VERSION}' makes its environment",
     ),
 ]
-KEY = "the-key-of-the-group's-engines"
+KEY = "-the-key-of-the-group's-engines"
 
 
 @contextlib.contextmanager

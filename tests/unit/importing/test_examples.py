@@ -80,7 +80,8 @@ def test_four_trays_for_prompts_and_two_for_answers() -> None:
     assert hosts["decode"] == ["node-4", "node-5"]
     for job in jobs:
         if job.part in ("prefill", "decode"):
-            assert flag(job, "--tp-size") == "8"
+            ranks = "16" if job.part == "prefill" else "8"
+            assert flag(job, "--tp-size") == ranks
             assert flag(job, "--disaggregation-transfer-backend") == "nixl"
             assert flag(job, "--moe-runner-backend") == "flashinfer_trtllm"
             assert job.command.env["NCCL_MNNVL_ENABLE"] == "1"
