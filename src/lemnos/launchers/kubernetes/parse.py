@@ -135,8 +135,9 @@ def folded(history: History, pod: Pod) -> History:
         pulling |= {pod.uid}
     ended = next((c for c in pod.containers if c.code is not None), None)
     # Other ranks, and other containers of a pod, have no probe: they are ready as soon as they run.
-    first = history.pods <= {pod.uid} and any(each.brief for each in pod.containers)
-    served = not first and (history.served or (pod.served and pod.rank == 0))
+    beside = [each for each in pod.containers if each is not _first(pod)]
+    brief = history.pods <= {pod.uid} and any(each.brief for each in beside)
+    served = not brief and (history.served or (pod.served and pod.rank == 0))
     failed = history.failed
     if ended and not (served or failed or pod.deleted or pod.disrupted or pod.over):
         failed = _failure(ended, pod)
