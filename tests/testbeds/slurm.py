@@ -105,8 +105,9 @@ class Slurm:
         return self.hosts.run(host, *command, code=code, env=env)
 
     def submit(self, *words: str) -> str:
-        """``sbatch WORDS`` on ``login``: the job's number."""
-        return self.run("login", "sbatch", "--parsable", *words).strip()
+        """``sbatch WORDS`` on ``login``: the job's number. Its output is nobody's, unless they say whose."""
+        quiet = ("--parsable", "--output=/dev/null")
+        return self.run("login", "sbatch", *quiet, *words).strip()
 
     def state(self, job: str) -> str:
         """The job's state, as RUNNING."""
