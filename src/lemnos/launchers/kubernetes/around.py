@@ -8,8 +8,10 @@ from lemnos.launchers.kubernetes.names import (
     RANK,
     ROLE,
     checked,
+    declared,
     metadata,
     object_name,
+    of_unit,
     pod_labels,
     selector,
 )
@@ -50,14 +52,8 @@ def compute_domain(unit: Unit, site: Site) -> list[Object]:
         "numNodes": len(unit.place.hosts),
         "channel": {"resourceClaimTemplate": {"name": channel_of(unit)}},
     }
-    return [
-        {
-            "apiVersion": "resource.nvidia.com/v1beta1",
-            "kind": "ComputeDomain",
-            "metadata": metadata(site, name, unit.name),
-            "spec": spec,
-        }
-    ]
+    api = "resource.nvidia.com/v1beta1"
+    return [declared(api, "ComputeDomain", name, site, spec, unit.name)]
 
 
 def network_policy(unit: Unit, site: Site) -> Object:
@@ -85,12 +81,8 @@ def policy(
     site: Site, name: str, unit: str, pods: Object, rules: list[Object]
 ) -> Object:
     """A NetworkPolicy for what comes in."""
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": metadata(site, name, unit),
-        "spec": {"podSelector": pods, "policyTypes": ["Ingress"], "ingress": rules},
-    }
+    spec = {"podSelector": pods, "policyTypes": ["Ingress"], "ingress": rules}
+    return declared("networking.k8s.io/v1", "NetworkPolicy", name, site, spec, unit)
 
 
 def scaler(unit: Unit, site: Site, workload: Object) -> list[Object]:
@@ -134,7 +126,7 @@ def _hpa(
         "metrics": [{"type": "Pods", "pods": metric}],
         "behavior": _behavior(scale),
     }
-    return _scaler("autoscaling/v2", "HorizontalPodAutoscaler", unit, site, spec)
+    return of_unit("autoscaling/v2", "HorizontalPodAutoscaler", unit, site, spec)
 
 
 def _keda(
@@ -156,7 +148,7 @@ def _keda(
         "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior(scale)}},
         "triggers": [trigger],
     }
-    return _scaler("keda.sh/v1alpha1", "ScaledObject", unit, site, spec)
+    return of_unit("keda.sh/v1alpha1", "ScaledObject", unit, site, spec)
 
 
 def _behavior(scale: ScaleSpec) -> Object:
@@ -174,16 +166,6 @@ def _quantity(value: float) -> str:
     return f"{value:g}" if value == round(value) else f"{round(value * 1000)}m"
 
 
-def _scaler(api: str, kind: str, unit: Unit, site: Site, spec: Object) -> Object:
-    name = object_name(unit.deployment, unit.name, kind)
-    return {
-        "apiVersion": api,
-        "kind": kind,
-        "metadata": metadata(site, name, unit.name),
-        "spec": spec,
-    }
-
-
 def disruption_budget(site: Site) -> Object:
     """Drains of nodes take the deployment's pods one at a time; pods that are not ready hold nothing up."""
     chosen = selector(site)
@@ -196,12 +178,8 @@ def disruption_budget(site: Site) -> Object:
             "matchExpressions": [{"key": RANK, "operator": "Exists"}],
         },
     }
-    return {
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": metadata(site, checked(site.deployment, "PodDisruptionBudget")),
-        "spec": spec,
-    }
+    kind = "PodDisruptionBudget"
+    return declared("policy/v1", kind, checked(site.deployment, kind), site, spec)
 
 
 def service_monitor(
@@ -223,9 +201,5 @@ def service_monitor(
             }
         ],
     }
-    return {
-        "apiVersion": "monitoring.coreos.com/v1",
-        "kind": "ServiceMonitor",
-        "metadata": metadata(site, checked(name, "ServiceMonitor"), unit),
-        "spec": spec,
-    }
+    api, kind = "monitoring.coreos.com/v1", "ServiceMonitor"
+    return declared(api, kind, checked(name, kind), site, spec, unit)

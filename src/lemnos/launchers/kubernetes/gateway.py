@@ -8,6 +8,7 @@ from lemnos.launchers.kubernetes.around import GATEWAY, PIPE, policy, service_mo
 from lemnos.launchers.kubernetes.names import (
     ROLE,
     NodeFacts,
+    declared,
     key_secret,
     metadata,
     object_name,
@@ -134,7 +135,7 @@ def _deployment(unit: Unit, site: Site, name: str) -> Object:
         "selector": {"matchLabels": selector(site, unit.name)},
         "template": {"metadata": {"labels": pod_labels(site, unit.name, job)}, "spec": pod},
     }  # fmt: skip
-    return _object("apps/v1", "Deployment", unit, site, name, spec_)
+    return declared("apps/v1", "Deployment", name, site, spec_, unit.name)
 
 
 def _key(site: Site) -> Object:
@@ -157,7 +158,7 @@ def _service(unit: Unit, site: Site, name: str) -> Object:
         "selector": selector(site, unit.name),
         "ports": [{"name": PIPE, "port": POD_PORT, "targetPort": PIPE}],
     }
-    found = _object("v1", "Service", unit, site, name, spec)
+    found = declared("v1", "Service", name, site, spec, unit.name)
     found["metadata"]["labels"][ROLE] = GATEWAY
     return found
 
@@ -183,7 +184,7 @@ def _ingress(unit: Unit, site: Site, name: str, expose: ExposeSpec) -> Object:
         spec["ingressClassName"] = expose.ingress_class
     if expose.tls_secret:
         spec["tls"] = [{"hosts": [expose.host], "secretName": expose.tls_secret}]
-    found = _object("networking.k8s.io/v1", "Ingress", unit, site, name, spec)
+    found = declared("networking.k8s.io/v1", "Ingress", name, site, spec, unit.name)
     # An answer takes minutes and comes in pieces: ingress-nginx cuts off after one, and collects.
     found["metadata"]["annotations"] = {
         "nginx.ingress.kubernetes.io/proxy-buffering": "off",
@@ -201,18 +202,9 @@ def _route(unit: Unit, site: Site, name: str, expose: ExposeSpec) -> Object:
         "timeouts": {"request": "0s"},  # none: answers take as long as they take
     }
     spec = {"parentRefs": [parent], "hostnames": [expose.host], "rules": [rule]}
-    return _object("gateway.networking.k8s.io/v1", "HTTPRoute", unit, site, name, spec)
-
-
-def _object(
-    api: str, kind: str, unit: Unit, site: Site, name: str, spec: Object
-) -> Object:
-    return {
-        "apiVersion": api,
-        "kind": kind,
-        "metadata": metadata(site, name, unit.name),
-        "spec": spec,
-    }
+    return declared(
+        "gateway.networking.k8s.io/v1", "HTTPRoute", name, site, spec, unit.name
+    )
 
 
 def _parent(path: str) -> str:

@@ -15,8 +15,7 @@ from lemnos.errors import UsageError
 from lemnos.launchers.kubernetes import argv
 from lemnos.launchers.kubernetes.names import (
     NodeFacts,
-    metadata,
-    object_name,
+    of_unit,
     pod_labels,
 )
 from lemnos.launchers.kubernetes.pods import (
@@ -65,17 +64,14 @@ def graph(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
 
     Raises UsageError for workers that the operator cannot start as planned.
     """
-    name = object_name(unit.deployment, unit.name, "DynamoGraphDeployment")
     backend = "vllm" if _backend(unit) == "dynamo.vllm" else "sglang"
     services = {"Frontend": _frontend(unit, site, nodes)}
     for part in WORKERS:
         jobs = [job for job in unit.jobs if job.part == part]
         if jobs:
             services[part] = _workers(part, jobs, unit, site, nodes)
-    own = metadata(site, name, unit.name)
     spec = {"backendFramework": backend, "services": services}
-    kind = "DynamoGraphDeployment"
-    return {"apiVersion": API, "kind": kind, "metadata": own, "spec": spec}
+    return of_unit(API, "DynamoGraphDeployment", unit, site, spec)
 
 
 def _frontend(unit: Unit, site: Site, nodes: NodeFacts) -> Object:

@@ -10,6 +10,7 @@ from lemnos.launchers.site import Site
 from lemnos.spec.base import Value
 from lemnos.spec.clusters import Toleration
 from lemnos.spec.plan import Job
+from lemnos.spec.unit import Unit
 
 FIELD_MANAGER = "lemnos"
 DEPLOYMENT, OWNER = "lemnos.dev/deployment", "lemnos.dev/owner"
@@ -90,6 +91,22 @@ def metadata(site: Site, name: str, unit: str = "") -> dict[str, Any]:
     if site.spec.kubernetes.namespace:
         found["namespace"] = site.spec.kubernetes.namespace
     return found
+
+
+def declared(
+    api: str, kind: str, name: str, site: Site, spec: dict[str, Any], unit: str = ""
+) -> dict[str, Any]:
+    """An object of the deployment, or of its ``unit``, with its labels."""
+    own = metadata(site, name, unit)
+    return {"apiVersion": api, "kind": kind, "metadata": own, "spec": spec}
+
+
+def of_unit(
+    api: str, kind: str, unit: Unit, site: Site, spec: dict[str, Any]
+) -> dict[str, Any]:
+    """The unit's one object of this kind, by the unit's name."""
+    name = object_name(unit.deployment, unit.name, kind)
+    return declared(api, kind, name, site, spec, unit.name)
 
 
 def labels(site: Site, unit: str = "") -> dict[str, str]:

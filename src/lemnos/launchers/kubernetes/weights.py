@@ -17,8 +17,8 @@ from lemnos.launchers.kubernetes.names import (
     ROLE,
     NodeFacts,
     checked,
+    declared,
     labels,
-    metadata,
 )
 from lemnos.launchers.kubernetes.pods import (
     FS_GROUP,
@@ -81,7 +81,7 @@ def claim(unit: Unit, site: Site) -> list[Object]:
     }
     if weights.storage_class:
         spec["storageClassName"] = weights.storage_class
-    return [_object("v1", "PersistentVolumeClaim", claim_name(unit, site), site, spec)]
+    return [declared("v1", "PersistentVolumeClaim", claim_name(unit, site), site, spec)]
 
 
 def pull_job(unit: Unit, site: Site, nodes: NodeFacts) -> list[Object]:
@@ -107,7 +107,7 @@ def pull_job(unit: Unit, site: Site, nodes: NodeFacts) -> list[Object]:
         "ttlSecondsAfterFinished": KEPT_S,
         "template": {"metadata": {"labels": marked}, "spec": pod},
     }
-    return [_object("batch/v1", "Job", job_name(unit, site, pod), site, spec)]
+    return [declared("batch/v1", "Job", job_name(unit, site, pod), site, spec)]
 
 
 def claim_name(unit: Unit, site: Site) -> str:
@@ -234,8 +234,3 @@ def _hub(text: str) -> Source:
         where="model",
         fix="put it on a volume, and give kubernetes.weights.path with claim or host_path",
     )
-
-
-def _object(api: str, kind: str, name: str, site: Site, spec: Object) -> Object:
-    own = metadata(site, name)
-    return {"apiVersion": api, "kind": kind, "metadata": own, "spec": spec}

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 from lemnos.errors import UsageError
 from lemnos.launchers.kubernetes import argv
 from lemnos.launchers.kubernetes.names import (
     RANK,
     NodeFacts,
-    metadata,
-    object_name,
+    of_unit,
     pod_labels,
     selector,
 )
@@ -53,7 +51,7 @@ def deployment(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
     spec["progressDeadlineSeconds"] = 7 * 24 * 3600
     spec["selector"] = {"matchLabels": selector(site, unit.name)}
     spec["template"] = with_weights(template, unit, site)
-    return _object("apps/v1", "Deployment", unit, site, spec)
+    return of_unit("apps/v1", "Deployment", unit, site, spec)
 
 
 def leader_worker_set(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
@@ -102,7 +100,7 @@ def leader_worker_set(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
         "workerTemplate": with_weights(theirs, unit, site),
     }
     api = "leaderworkerset.x-k8s.io/v1"
-    return _object(api, "LeaderWorkerSet", unit, site, spec)
+    return of_unit(api, "LeaderWorkerSet", unit, site, spec)
 
 
 def ray_cluster(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
@@ -153,7 +151,7 @@ def ray_cluster(unit: Unit, site: Site, nodes: NodeFacts) -> Object:
             }
         ],
     }
-    found = _object("ray.io/v1", "RayCluster", unit, site, spec)
+    found = of_unit("ray.io/v1", "RayCluster", unit, site, spec)
     found["metadata"]["annotations"] = {"ray.io/overwrite-container-cmd": "true"}
     return found
 
@@ -169,13 +167,3 @@ def _alone(job: Job, unit: Unit, site: Site) -> Object:
 
 def _template(unit: Unit, site: Site, job: Job, spec: Object) -> Object:
     return {"metadata": {"labels": pod_labels(site, unit.name, job)}, "spec": spec}
-
-
-def _object(api: str, kind: str, unit: Unit, site: Site, spec: Any) -> Object:
-    name = object_name(unit.deployment, unit.name, kind)
-    return {
-        "apiVersion": api,
-        "kind": kind,
-        "metadata": metadata(site, name, unit.name),
-        "spec": spec,
-    }
