@@ -20,6 +20,8 @@ SOON_S = 1.0
 """How often the queue is asked while something changes, and papers are read."""
 NEW_S = 30.0
 """How long after a change more is expected."""
+SETTLE_S = 3.0
+"""COMPLETING hides how a job ended, until its nodes are clean: most are within this time."""
 REGISTER_S = 90.0
 """A job has said where it listens by then; NFS hides new files for up to a minute."""
 
@@ -49,6 +51,7 @@ class Queue:
     _own: set[str] = field(default_factory=set)
     _lost: set[int] = field(default_factory=set)
     _running_since: dict[int, float] = field(default_factory=dict)
+    _completing_since: dict[int, float] = field(default_factory=dict)
     _cancelled_by: dict[int, str] = field(default_factory=dict)
 
     def seen(self) -> Seen:
@@ -109,7 +112,8 @@ class Queue:
 
     def _ask(self, now: float) -> None:
         jobs = by_unit(self.client.jobs(), self.site.mark(""))
-        if jobs != self._jobs:
+        jobs = self._settled(jobs, now)
+        if jobs != self._jobs or self._completing_since:
             self._changed = now
         self._jobs, self._asked, self._stale = jobs, now, False
         ids = {job.id for job in jobs.values()}
@@ -119,6 +123,24 @@ class Queue:
         for name, job in jobs.items():
             if self._foreign_end(job, self._papers.get(name, NONE)):
                 self._cancelled_by[job.id] = self.client.who_cancelled(job.id)
+
+    def _settled(self, jobs: dict[str, SlurmJob], now: float) -> dict[str, SlurmJob]:
+        """The jobs; one that ends and that no paper tells of is for a moment as it was before."""
+        since, known = self._completing_since, self._jobs or {}
+        found, self._completing_since = {}, {}
+        for name, job in jobs.items():
+            found[name], before = job, known.get(name)
+            paper = self._papers.get(name, NONE)
+            if job.state != "COMPLETING" or not is_over(job, paper):
+                continue
+            if before is None or before.id != job.id or before.state == job.state:
+                continue
+            began = since.get(job.id, now)
+            told = paper.how_ended(job.id, job.restarts)
+            told = told or paper.why_leaving(job.id, job.restarts)
+            if not told and now - began < SETTLE_S:
+                found[name], self._completing_since[job.id] = before, began
+        return found
 
     def _missing(self, papers: dict[str, Papers]) -> bool:
         """Whether papers tell of a job that was not there when the queue was last asked."""

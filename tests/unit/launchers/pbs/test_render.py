@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -191,8 +192,7 @@ def test_nothing_that_was_written_is_executed(
     tmp_path: Path, words: list[str], odd: str, data: st.DataObject
 ) -> None:
     """The script of a process, run: its words arrive, in whatever directory it lies."""
-    root = tmp_path / data.draw(st.uuids()).hex
-    root.mkdir()
+    root = Path(mkdtemp(dir=tmp_path))  # a new one for each example
     hostile = data.draw(st.sampled_from(evil(root)))
     name = "".join(c for c in f"d{hostile}{odd}" if c.isprintable() and c != "/")[:40]
     directory = root / (name if len(name.encode()) < 200 else "d")

@@ -98,6 +98,42 @@ def test_what_a_job_writes_makes_the_queue_be_asked(
     assert told.asked.count("squeue") == before + 1
 
 
+def test_a_job_that_ends_without_a_word_is_asked_for_until_slurm_says_how(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    told = Told(squeue=Done(0, RUNNING, ""))
+    seen = queue.Queue(Client(told), site(tmp_path, told))
+
+    def state() -> str:
+        return seen.seen().jobs["engine-0"].state
+
+    assert state() == "RUNNING"
+    told.answers["squeue"] = Done(0, RUNNING.replace("RUNNING", "COMPLETING"), "")
+    clock[0] += 60
+    assert state() == "RUNNING"
+    told.answers["squeue"] = Done(0, RUNNING.replace("RUNNING", "CANCELLED"), "")
+    clock[0] += 1.1
+    assert state() == "CANCELLED"
+
+
+@pytest.mark.parametrize(("ended", "waits"), [("", True), ("7 0 3 engine-0\n", False)])
+def test_a_job_whose_nodes_are_cleaned_for_long_has_ended(
+    tmp_path: Path, clock: list[float], ended: str, waits: bool
+) -> None:
+    told = Told(squeue=Done(0, RUNNING, ""))
+    seen = queue.Queue(Client(told), site(tmp_path, told))
+    seen.seen()
+    (tmp_path / "units/engine-0").mkdir(parents=True)
+    (tmp_path / "units/engine-0/ended").write_text(ended)
+    told.answers["squeue"] = Done(0, RUNNING.replace("RUNNING", "COMPLETING"), "")
+    states = []
+    for _ in range(5):
+        clock[0] += 1.1
+        states.append(seen.seen().jobs["engine-0"].state)
+    assert (states[0] == "RUNNING") is waits
+    assert states[-1] == "COMPLETING"
+
+
 def test_an_answer_that_came_too_late_is_no_second_job(tmp_path: Path) -> None:
     late = Done(
         1,

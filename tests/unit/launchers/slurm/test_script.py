@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -150,8 +151,7 @@ def test_nothing_that_was_written_is_executed(
     tmp_path: Path, words: list[str], odd: str, data: st.DataObject
 ) -> None:
     """Words arrive as they are, in whatever directory the scripts lie."""
-    root = tmp_path / data.draw(st.uuids()).hex
-    root.mkdir()
+    root = Path(mkdtemp(dir=tmp_path))  # a new one for each example
     hostile = data.draw(st.sampled_from(evil(root)))
     assert late.PORT  # no late value is among the words: they are hypothesis' own
     name = "".join(c for c in f"d{hostile}{odd}" if c.isprintable() and c != "/")
