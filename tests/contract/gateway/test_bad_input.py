@@ -229,8 +229,11 @@ def test_a_client_that_does_not_read_is_waited_for_and_blamed_on_nobody(
 ) -> None:
     pressed.clear()
     with gateway.unnoticed_by_others(), Client(gateway.port) as client:
+        # A fixed buffer: the kernel may let one grow to hold the whole flood, slowly.
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         client.send(post(asking("flood", stream=True)))
         assert pressed.wait(PATIENCE_S), "all of it is held in memory"
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         got = client.answer()
         assert got and got.body == FLOOD * 400 + b"data: [DONE]\n\n"
 
