@@ -194,6 +194,13 @@ UNSCHEDULABLE = {
         "none of 5 nodes takes it: 4 lack the label that is asked for (kubernetes.node_selector), "
         "1 have the taint nvidia.com/gpu (kubernetes.tolerations)"
     ),
+    "0/4 nodes are available: 1 Insufficient nvidia.com/gpu, 3 node(s) had untolerated taint(s). no new claims to deallocate, preemption: 0/4 nodes are available: 1 No preemption victims found for incoming pod, 3 Preemption is not helpful for scheduling.": (
+        "none of 4 nodes takes it: 1 have too little nvidia.com/gpu free, "
+        "3 have a taint that is not tolerated (kubernetes.tolerations)"
+    ),
+    "0/4 nodes are available: 4 node(s) didn't match PersistentVolume's node affinity. no new claims to deallocate, preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling.": (
+        "none of 4 nodes takes it: 4 do not reach the model's volume"
+    ),
     "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims.": (
         "none of 2 nodes takes it: the claim with the model has no volume yet ('kubectl describe pvc')"
     ),
