@@ -55,6 +55,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a bed: LEMNOS_BEDS=1 runs it where it is installed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have what fails with a bed tried once more; no other test is.
+
+    Beds are dozens of real processes on a machine that others use, too, and each of their waits has an end.
+    """
+    for item in items:
+        if beds.ON and beds.MARKS & {mark.name for mark in item.iter_markers()}:
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show why: a test that needed its second try is a finding, too."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.write_sep("_", f"tried again: {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
+
+
 @pytest.fixture(autouse=True)
 def home(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
