@@ -134,7 +134,7 @@ def _check(options: dict[str, str], resources: dict[str, str]) -> None:
     name = options.get("N", "a")
     if len(name) > 230:
         raise RefusedError("qsub: Job name is too long ", 2)
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_+.-]*", name):
+    if not re.fullmatch(r"[A-Za-z0-9_+.-]+", name):
         raise RefusedError("qsub: illegal -N value", 2)
     for letter in "oe":
         if not _is_path(options.get(letter, "/x")):
@@ -179,7 +179,7 @@ def _chunks(
         for pair in pairs:
             name, equals, value = pair.partition("=")
             if name not in KNOWN:
-                raise RefusedError(f"qsub: Unknown resource Resource_List.{name}", 187)
+                raise RefusedError(f"qsub: Unknown resource: {name}", 187)
             if not equals or not value:
                 raise RefusedError(
                     "qsub: Illegal attribute or resource value Resource_List.select",

@@ -76,7 +76,7 @@ class Server(Running):
         self.jobs[job.id] = job
         unknown = [i for _, i in wanted.depends if i not in self.jobs]
         if unknown:  # the server aborts it
-            job.state, job.substate, job.exit_status = "F", 91, None
+            job.state, job.substate, job.exit_status = "F", 92, None
         if "h" in wanted.options:
             job.state, job.substate, job.hold = "H", 20, "u"
         self.soon()

@@ -24,7 +24,7 @@ def as_json(part: str, objects: dict[str, Attributes], tz: str) -> str:
 
 
 def as_text(objects: dict[str, Attributes], tz: str, opening: str = "Job Id: ") -> str:
-    """``qstat -f``: lines are broken after commas where they would be longer than 78 characters."""
+    """``qstat -f``: lines are broken after commas, and within what is too long between two."""
     text = ""
     for name, own in objects.items():
         text += f"{opening}{name}\n"
@@ -75,13 +75,17 @@ def _time(seconds: float, tz: str) -> str:
 
 
 def _wrapped(key: str, value: str) -> str:
-    line = f"    {key} = "
-    text, used = line, len(line)
+    """prt_attr of qstat.c, with its limit of 78 columns."""
+    text, used = f"    {key} = ", len(key) + 7
     for number, part in enumerate(value.split(",")):
-        piece = part if not number else f",{part}"
-        if number and used + len(piece) > 78:
-            text += ",\n\t"
-            piece, used = part, 8
-        text += piece
-        used += len(piece)
+        text += "," if number else ""
+        if len(part) + used < 78:
+            text, used = text + part, used + len(part)
+            continue
+        if number:
+            text, used = text + "\n\t", 9
+        for letter in part:
+            text, used = text + letter, used + 1
+            if used > 78:
+                text, used = text + "\n\t", 8
     return text + "\n"

@@ -175,7 +175,7 @@ class Client:
         )
 
     def _refused(self, done: Done) -> LemnosError:
-        said = done.said.removeprefix("qsub: ")
+        said = words.without_usage(done.err).removeprefix("qsub: ") or done.said
         if re.search("cannot connect|Connection refused|errno", said):
             return self._silent("qsub", done)
         queues = self.queues() if "ueue" in said else {}

@@ -195,7 +195,8 @@ def _word(value: object) -> str:
 
 
 def _blocks(text: str) -> Iterable[tuple[str, dict[str, str]]]:
-    """``Job Id: 6.login`` and its indented ``key = value`` lines; a tab continues the line before."""
+    """``Job Id: 6.login`` and its indented ``key = value`` lines; a tab continues the line before, which
+    may have been broken anywhere, in a word or before a space."""
     opening = "Job Id: "
     name, last = "", ""
     values: dict[str, str] = {}
@@ -205,7 +206,7 @@ def _blocks(text: str) -> Iterable[tuple[str, dict[str, str]]]:
                 yield name, _with_variables(values)
             name, values, last = line.removeprefix(opening).strip(), {}, ""
         elif line.startswith("\t") and last:
-            values[last] += line.strip()
+            values[last] += line[1:]
         elif match := re.match(r"    ([\w.]+) = ?(.*)", line):
             last = match[1]
             values[last] = match[2]

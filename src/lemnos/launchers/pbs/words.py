@@ -79,6 +79,11 @@ def ending(job: PbsJob) -> str:
     return f"ended with exit code {status}"
 
 
+def without_usage(said: str) -> str:
+    """On one line; how qsub is used, which it adds to what is wrong with an option, is left out."""
+    return " ".join(said.partition("\nusage: ")[0].split())
+
+
 def refused(
     said: str, code: int, spec: PbsSpec, queues: Collection[str]
 ) -> LemnosError:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lemnos.launchers.pbs import parse
+from lemnos.launchers.pbs import parse, words
 from tests.testbeds.fake_pbs.shown import as_json, as_text
 
 DATA = Path(__file__).parents[3] / "data/pbs"
@@ -60,6 +60,25 @@ def test_the_queues() -> None:
     queues = parse.queues_of(read("qstat-Q.json"))
     assert queues and queues["workq"].enabled and queues["workq"].started
     assert queues["workq"].max_walltime_s is None
+
+
+def test_a_line_may_be_broken_before_a_space() -> None:
+    """As a real one printed it."""
+    answer = parse.jobs_of_text(
+        "Job Id: 15.login\n    job_state = Q\n"
+        "    comment = Can Never Run: Insufficient amount of resource: ncpus (R: 1000 A:\n"
+        "\t 48 T: 48)\n    etime = Sun Nov 22 00:28:59 2026\n"
+    )
+    said = words.waiting(answer.jobs["15.login"])
+    assert said.startswith("can never run: it asks for 1000 ncpus, and there are 48")
+
+
+def test_a_euro_sign_breaks_json_and_not_the_text() -> None:
+    """qstat shows a byte that it cannot print as ^ and the byte plus 64: a quote, for the first of these."""
+    shown = '{"Jobs": {"1.s": {"Variable_List": {"E": "5 ^"^\ufffd^\ufffd", "LEMNOS_JOB": "m"}}}}'
+    assert parse.jobs_of_json(shown) is None
+    text = 'Job Id: 1.s\n    job_state = R\n    Variable_List = E=5 ^"^\ufffd^\ufffd,LEMNOS_JOB=m\n'
+    assert parse.jobs_of_text(text).jobs["1.s"].mark == "m"
 
 
 @pytest.mark.parametrize("text", ["", "no json", '{"Jobs": {"1": {"a": "\\x"}}}', "[]"])

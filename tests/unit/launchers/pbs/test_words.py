@@ -106,6 +106,49 @@ def test_real_refusals_are_known() -> None:
     assert isinstance(other, LemnosError)
 
 
+@pytest.mark.parametrize(
+    ("said", "where", "what"),
+    [
+        ("Unknown resource: foo", "pbs.select", "knows no such resource"),
+        (
+            "Illegal attribute or resource value select.mem",
+            "pbs",
+            "does not take one of the values",
+        ),
+        (
+            'Cannot have "place" without "select"',
+            "pbs",
+            'Cannot have "place" without "select"',
+        ),
+        ("illegal -p value", "pbs.qsub_args", "does not take the value of an option"),
+        (
+            "Maximum number of jobs for user ann already in queue gpu",
+            "pbs.queue",
+            "as many jobs as PBS lets",
+        ),
+        (
+            "would exceed user ann's limit on resource ngpus in complex",
+            "pbs",
+            "a limit of this PBS",
+        ),
+        (
+            "Job rejected by all possible destinations",
+            "pbs.queue",
+            "no queue that 'gpu' leads to",
+        ),
+    ],
+)
+def test_what_real_ones_refuse(said: str, where: str, what: str) -> None:
+    error = words.refused(said, 1, PbsSpec(queue="gpu"), [])
+    assert error.where == where and what in error.what and said in error.what
+
+
+def test_how_qsub_is_used_is_left_out() -> None:
+    err = "qsub: illegal -p value\nusage: qsub [-a date_time] [-A account_string]\n\t[-k keep]\n"
+    assert words.without_usage(err) == "qsub: illegal -p value"
+    assert words.without_usage("qsub: a\n b\n") == "qsub: a b"
+
+
 RUNNING = PbsJob(
     id="1.s", state="R", hosts=("n1",), started_at=1000.0, walltime_s=600.0, runs=1
 )
