@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.testbeds.hosts import environment, hosts
+from tests.testbeds.pbs import pbs
 from tests.testbeds.slurm import slurm
 from tests.testbeds.slurm24 import slurm24
 from tests.testbeds.systemd import systemd
@@ -21,6 +22,7 @@ BEDS: dict[str, tuple[str, Callable[[Path], AbstractContextManager[object]]]] = 
     "slurm": ("login", slurm),
     "slurm24": ("login", slurm24),
     "accounting": ("login", lambda directory: slurm(directory, accounting=True)),
+    "pbs": ("login", pbs),
     "systemd": ("root", lambda directory: systemd(directory, "box", "other")),
 }
 
