@@ -300,6 +300,7 @@ def test_another_manager_s_field(kube: Cluster, bed: Bed) -> None:
     assert caught.value.where == f"deployment-{NAME}"
     assert "--force-conflicts" in caught.value.fix
     assert NAME in kube.named("deployments"), "what ran before runs on"
+    assert "-  replicas: 2" in launcher.drift(unit)
 
 
 def test_drift_is_shown(kube: Cluster, bed: Bed) -> None:

@@ -194,7 +194,7 @@ class _Ask:
         old = store.get(*self._key())
         new = body if request.method == "PUT" else merged(old, body)
         changed = {p: v for p, v in leaves(new).items() if leaves(old).get(p, ...) != v}
-        note_fields(new, self._manager(), changed)
+        note_fields(new, self._manager(), changed, "Update")
         return web.json_response(self._try(lambda: store.replace(what.plural, new), new))  # fmt: skip
 
     def _verb(self) -> str:

@@ -42,7 +42,7 @@ class Inside:
                     optional = source[kind].get("optional", False)
                     env |= self._data(pod, plural, source[kind]["name"], optional)
         for entry in each.get("env", []):
-            value = entry.get("value")
+            value = entry.get("value", "")  # an API server drops what is empty
             if "valueFrom" in entry:
                 value = self._from(pod, ip, entry["valueFrom"])
             if value is not None:

@@ -173,7 +173,7 @@ class Store:
         meta["creationTimestamp"] = now()
         meta["generation"] = 1
         if manager:
-            note_fields(new, manager, leaves(obj))
+            note_fields(new, manager, leaves(obj), "Update")
         return self._keep("ADDED", plural, new)
 
     def replace(self, plural: str, obj: Json) -> Json:
@@ -233,36 +233,42 @@ def applied(old: Json | None, new: Json, manager: str, force: bool) -> Json:
                 continue
             conflicts.append((other, path))
     if conflicts and not force:
-        raise _conflict(conflicts, new.get("apiVersion", "v1"))
+        raise _conflict(conflicts, base)
     for path in owners.get(manager, set()) - set(mine):
         if not any(path in paths for who, paths in owners.items() if who != manager):
             drop(base, path)
     for path, value in mine.items():
         put(base, path, value)
     taken = {path for _, path in conflicts}
+    how = {e["manager"]: e["operation"] for e in base.get("metadata", {}).get("managedFields", ())}  # fmt: skip
     for other in [o for o in owners if o != manager]:
-        note_fields(base, other, owners[other] - taken)
+        note_fields(base, other, owners[other] - taken, how[other])
     note_fields(base, manager, set(mine))
     return base
 
 
-def _conflict(found: list[tuple[str, tuple[str, ...]]], version: str) -> ProblemError:
-    """As the API server says it: one on the line, several by their managers."""
+def _conflict(found: list[tuple[str, tuple[str, ...]]], obj: Json) -> ProblemError:
+    """As the API server says it: one on the line, several by their managers; when, of those that did not apply."""
+    entries = {each["manager"]: each for each in obj["metadata"]["managedFields"]}
     fields: dict[str, list[str]] = {}
-    for who, path in found:
-        fields.setdefault(who, []).append(f".{'.'.join(path)}")
+    for who, path in sorted(found):
+        by, entry = f'"{who}"', entries[who]
+        if entry["operation"] == "Update":
+            by += f" using {entry['apiVersion']} at {entry['time']}"
+        fields.setdefault(by, []).append(f".{'.'.join(path)}")
     if len(found) == 1:
-        ((who, (field_,)),) = fields.items()
-        text = f'1 conflict: conflict with "{who}" using {version}: {field_}'
+        ((by, (field_,)),) = fields.items()
+        text = f"1 conflict: conflict with {by}: {field_}"
     else:
-        told = [
-            "\n- ".join([f'conflicts with "{who}" using {version}:', *each])
-            for who, each in fields.items()
-        ]
+        told = ["\n- ".join([f"conflicts with {by}:", *each]) for by, each in fields.items()]  # fmt: skip
         text = f"{len(found)} conflicts: " + "\n".join(told)
     causes = [
-        {"reason": "FieldManagerConflict", "message": who, "field": each}
-        for who, names in fields.items()
+        {
+            "reason": "FieldManagerConflict",
+            "message": f"conflict with {by}",
+            "field": each,
+        }
+        for by, names in fields.items()
         for each in names
     ]
     return ProblemError(409, "Conflict", f"Apply failed with {text}", {"causes": causes})  # fmt: skip
@@ -307,13 +313,13 @@ def fields_of(obj: Json) -> dict[str, set[tuple[str, ...]]]:
     }
 
 
-def note_fields(obj: Json, manager: str, paths: Any) -> None:
+def note_fields(obj: Json, manager: str, paths: Any, operation: str = "Apply") -> None:
     """From now on these are ``manager``'s."""
     meta = obj.setdefault("metadata", {})
     others = [e for e in meta.get("managedFields", []) if e["manager"] != manager]
     entry = {
         "manager": manager,
-        "operation": "Apply",
+        "operation": operation,
         "apiVersion": obj.get("apiVersion", "v1"),
         "time": now(),
         "fieldsType": "FieldsV1",

@@ -224,7 +224,8 @@ class Kubernetes:
     def drift(self, unit: Unit) -> str:
         """What the cluster has otherwise than ``submit`` would leave it, as ``kubectl diff`` shows it; empty
         where nothing is. Raises LemnosError."""
-        words = ("diff", "--server-side", f"--field-manager={FIELD_MANAGER}")
+        # Forced: of a field that somebody else has set it would show the conflict alone.
+        words = ("diff", "--server-side", "--force-conflicts", f"--field-manager={FIELD_MANAGER}")  # fmt: skip
         text = _documents(self.render(unit))
         done = self._client.ask(*words, "--filename=-", stdin=text)
         if done.code > 1:

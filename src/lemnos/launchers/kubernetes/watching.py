@@ -149,6 +149,7 @@ class Pods:
     def _follow(self, version: str) -> str:
         """Read changes from ``version`` on until the answer ends; from where to go on, or empty for a
         new list. Raises LemnosError where it could not be asked for."""
+        first = version
         path = f"{self._path()}&watch=1&allowWatchBookmarks=true&timeoutSeconds={WATCH_S}&resourceVersion={version}"
         argv = self._client.argv("get", "--raw", path)
         with tempfile.TemporaryFile() as said:
@@ -167,9 +168,11 @@ class Pods:
                 code = child.wait()
             said.seek(0)
             words = said.read().decode(errors="replace")
-        if code > 0 and not self._closing.is_set():
-            raise refused(words, "the pods cannot be watched")
-        return version
+        if code <= 0 or self._closing.is_set():
+            return version
+        if version != first:
+            return ""  # it was cut, as by a server that restarts: the list says whether it answers
+        raise refused(words, "the pods cannot be watched")
 
     def _take(self, how: str, pod: Pod) -> None:
         with self._changed:
