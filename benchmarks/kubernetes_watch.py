@@ -1,11 +1,12 @@
 """What it costs to know how 200 replicas on Kubernetes are, while some of them change all the time.
 
-    python benchmarks/kubernetes_watch.py [--replicas 200] [--changes 10] [--seconds 30]
+    python benchmarks/kubernetes_watch.py [--replicas 200] [--changes 10] [--seconds 30] [--real]
 
 An API server of the testbed (a process of its own) has that many pods, as large as real ones are, and changes their
 status. The launcher's watch reads them through the real kubectl, and ``status()`` is asked twice a second, as the supervisor
 does. Printed: the share of one core of this process, and of kubectl. Wanted: under 1 % for both together at ten changes
-a second. Without a network: the answer of an API server elsewhere costs no more here.
+a second. Without a network: the answer of an API server elsewhere costs no more here. With ``--real`` the server is Kubernetes' own,
+out of the directory that LEMNOS_KUBE_BIN names (tests/testbeds/kubernetes/real.py).
 """
 
 from __future__ import annotations
@@ -35,18 +36,20 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, default=200)
     parser.add_argument("--changes", type=float, default=10.0, help="a second")
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--real", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         here, there = multiprocessing.Pipe()
         words = (Path(directory), given.replicas, given.changes, there)
-        server = multiprocessing.get_context("spawn").Process(target=serve, args=words)
+        target = serve_real if given.real else serve
+        server = multiprocessing.get_context("spawn").Process(target=target, args=words)
         server.start()
         try:
             config = here.recv()
             found = measure(config, given.replicas, given.seconds)
         finally:
             here.send("stop")
-            server.join(10)
+            server.join(30)
     found |= {"replicas": given.replicas, "changes_a_second": given.changes}
     sys.stdout.write(json.dumps(found) + "\n")
 
@@ -120,6 +123,38 @@ def serve(directory: Path, replicas: int, changes: float, pipe: Connection) -> N
 
         cluster.do(change)
     cluster.stop()
+
+
+def serve_real(
+    directory: Path, replicas: int, changes: float, pipe: Connection
+) -> None:
+    """The same with Kubernetes' own: pods that nothing schedules, whose status a client of ours writes."""
+    from tests.testbeds.kubernetes.real import real
+
+    with real(directory, nodes=0) as cluster:
+        made = []
+        for number in range(replicas):
+            each = {"apiVersion": "v1", "kind": "Pod"} | pod(number)
+            spec: dict[str, object] = each["spec"]  # type: ignore[assignment]
+            del spec["nodeName"]
+            spec["schedulingGates"] = [{"name": "bench.example/never"}]
+            made.append(each)
+        cluster.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": made}))  # fmt: skip
+        base = f"/api/v1/namespaces/{NAMESPACE}/pods"
+
+        def change(number: int, ready: bool) -> None:
+            status = copy.deepcopy(made[number]["status"])
+            status["conditions"][3]["status"] = str(ready)  # type: ignore[index]
+            status["containerStatuses"][0]["ready"] = ready  # type: ignore[index]
+            cluster.do(lambda: cluster.store.write(f"{base}/chat-{number}/status", {"status": status}))  # fmt: skip
+
+        for number in range(replicas):
+            change(number, ready=True)
+        pipe.send(str(cluster.config))
+        for turn in itertools.count():
+            if pipe.poll(1 / changes):
+                break
+            change(turn % replicas, (turn // replicas) % 2 == 1)
 
 
 def pod(number: int) -> dict[str, object]:

@@ -324,6 +324,11 @@ class Kubelet:
                     name = f"{meta['name']}.{meta['namespace']}"
                     lines.append(f"{pod.ip} {meta['name']} {name} {name}.svc")
                     break
+        for pod in self.pods.values():  # of groups, in a headless Service
+            spec = pod.obj["spec"]
+            if "subdomain" in spec:
+                name = f"{spec.get('hostname', pod.name[1])}.{spec['subdomain']}.{pod.name[0]}"
+                lines.append(f"{pod.ip} {name} {name}.svc")
         text = "\n".join([*lines, ""])
         if text != self.hosts.read_text():
             self.hosts.write_text(text)  # the same file: it is mounted
