@@ -208,6 +208,20 @@ def test_an_image_that_cannot_be_pulled(kube: Cluster, bed: Bed) -> None:
     assert why.startswith("its image python cannot be pulled") and "not found" in why
 
 
+def test_how_a_unit_ended_is_known_to_the_launcher_of_another_revision(
+    kube: Cluster, bed: Bed
+) -> None:
+    """Each revision has a launcher, and each of them sees all pods: the first that sees the end buries the unit."""
+    kube.kubelet.bad_images.add("python")
+    own, other = launcher_of(bed), launcher_of(bed)
+    own.submit(bed.unit(own))
+    assert own.status()["engine-0"].alive
+    bed.until(lambda: not other.status()["engine-0"].alive)
+    bed.until(lambda: not own._pods.now()[0])
+    bed.until(lambda: not own.status().get("engine-0", UnitStatus(state="ended")).alive)
+    assert "cannot be pulled" in own.status()["engine-0"].why
+
+
 # ---------------------------------------------------------------- what is refused
 
 

@@ -73,6 +73,7 @@ class Kubernetes:
         self._ways = Ways(self._client)
         self._units: dict[str, Unit | None] = {}
         self._ended: dict[str, str] | None = None
+        self._told: set[str] = set()
         self._nodes = NodeFacts()
         self._published = ""
 
@@ -158,6 +159,11 @@ class Kubernetes:
             name: self._status(name, pods.get(name, []), name in known)
             for name in sorted({*known, *pods} - {""})
         }
+        if (
+            self._told - found.keys()
+        ):  # the launcher of another revision may have buried it
+            self._ended = None
+        self._told = set(found)
         ended = self._all_ended()
         return found | {n: UnitStatus(state="ended", why=why) for n, why in ended.items()}  # fmt: skip
 
@@ -294,8 +300,8 @@ class Kubernetes:
 
     def _bury(self, name: str, pods: list[Pod], why: str) -> None:
         """A unit that will not come up is ended for good: Kubernetes would try it for ever."""
-        self._remove(name, pods, self._references(name), kill=True)
         self._note_end(name, why)
+        self._remove(name, pods, self._references(name), kill=True)
 
     def _remove(
         self,
@@ -396,11 +402,12 @@ class Kubernetes:
 
     def _note_end(self, name: str, why: str | None) -> None:
         """Why the unit will not come up, for launchers made later too; None: it is started anew."""
-        ended = self._all_ended()
-        if ended.get(name) == why:
+        if self._all_ended().get(name) == why:
             return
+        self._ended = None  # another revision's launcher writes there, too
+        ended = self._all_ended()
         if why is None:
-            del ended[name]
+            ended.pop(name, None)
         else:
             ended[name] = why
         path = f"{self._site.directory}/units/{ENDED}"
