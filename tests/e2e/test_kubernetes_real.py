@@ -83,7 +83,7 @@ def test_up_serves_and_scales_and_down_leaves_nothing(
     assert again["already_up"] and engines(cluster) == [pod]
     assert "as lemnos declared it" in life.run("ps", "--drift")
     service = f"{found['name']}-engine-0"
-    port = '{"spec": {"ports": [{"name": "http", "port": 80, "targetPort": 81}]}}'
+    port = '{"spec": {"ports": [{"name": "http", "port": 8000, "targetPort": 81}]}}'
     cluster.kubectl("patch", "service", service, "-p", port, "--type=merge")
     assert "+" in life.report("ps", "--drift")["engine-0"]
     life.run("scale", "2")
@@ -104,15 +104,16 @@ def test_revisions_without_a_failed_request(cluster: Real, life: Life) -> None:
         assert "its image none:1 cannot be pulled" in said and "serves on" in said
         life.run("rollback")
     assert failed(told) == []
-    assert len(engines(cluster)) == 1
+    until(lambda: len(engines(cluster)) == 1, within_s=60)
     assert life.run("chat", "--prompt", "Hello")
 
 
 def test_a_revision_that_the_api_server_refuses(cluster: Real, life: Life) -> None:
     found = life.up()
     with life.load(found["url"]) as told:
-        said = life.run("up", "smollm2", "--context", "512", *life.first, "--set", "kubernetes.node_selector.not a label=x", code=2)  # fmt: skip
-    assert "not a label" in said and "serves on" in said
+        said = life.run("up", "smollm2", "--context", "512", *life.first, "--set", "kubernetes.namespace=default", code=1)  # fmt: skip
+    assert "you may not" in said and "in the namespace default" in said
+    assert "serves on" in said
     assert failed(told) == []
 
 

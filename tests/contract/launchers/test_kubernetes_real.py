@@ -278,6 +278,12 @@ def test_no_such_namespace(bed: Bed) -> None:
     bed.made.clear()
 
 
+def test_a_priority_that_there_is_not(bed: Bed) -> None:
+    launcher = launcher_of(bed, priority_class="none")
+    launcher.submit(bed.unit(launcher))
+    assert "PriorityClass" in until_why(bed, launcher, "has no pod").why
+
+
 # ---------------------------------------------------------------- a server that goes away
 
 
@@ -309,3 +315,14 @@ def test_a_version_that_is_too_old(cluster: Real) -> None:
     path = f"/api/v1/namespaces/{NAMESPACE}/pods?watch=1&resourceVersion=1&timeoutSeconds=2"  # fmt: skip
     told = json.loads(cluster.kubectl("get", "--raw", path).splitlines()[0])
     assert told["type"] == "ERROR" and told["object"]["code"] == 410
+
+
+def test_a_kind_that_the_cluster_does_not_know(cluster: Real, bed: Bed) -> None:
+    """Last: it is gone then."""
+    launcher = launcher_of(bed)
+    unit = on_gpus(bed.unit(launcher, "engine-0", SERVER, WAITER), 8, hosts=2)
+    cluster.kubectl("delete", "crd", "leaderworkersets.leaderworkerset.x-k8s.io")
+    for do in (launcher.room, launcher.submit):
+        with pytest.raises(LemnosError, match="LeaderWorkerSet") as caught:
+            do(unit)
+        assert "kubectl apply --server-side -f https://" in caught.value.fix
