@@ -93,7 +93,7 @@ def test_what_pbs_is_asked_for(bed: Bed, pbs: FakePbs) -> None:
     assert job["Resource_List"] == {
         "ncpus": 6,
         "ngpus": 8,
-        "mem": "4194304kb",
+        "mem": "4gb",
         "nodect": 2,
         "place": "scatter",
         "select": "2:ncpus=3:ngpus=4:mem=2gb",

@@ -136,7 +136,8 @@ class Job:
             for name, value in numbers.items():
                 total[name] = total.get(name, 0) + count * value
         resources: dict[str, Any] = {
-            name: _shown(name, value) for name, value in total.items()
+            name: _size(value) if name == "mem" else int(value)
+            for name, value in total.items()
         }
         resources["nodect"] = sum(count for count, _ in asked.chunks)
         resources["place"] = asked.resources.get("place", "free")
@@ -259,6 +260,16 @@ def _pairs(numbers: dict[str, float]) -> str:
 
 def _shown(name: str, value: float) -> Any:
     return f"{int(value) // 1024}kb" if name == "mem" else int(value)
+
+
+def _size(number: float) -> str:
+    """In the largest unit that it is a multiple of, as sums of what was asked for are."""
+    whole, unit = int(number) // 1024, "kb"
+    for larger in ("mb", "gb", "tb"):
+        if whole % 1024:
+            break
+        whole, unit = whole // 1024, larger
+    return f"{whole}{unit}"
 
 
 def _clock(seconds: float) -> str:

@@ -68,7 +68,7 @@ class Running:
                 for key, value in held.numbers.items():
                     own[key] = own.get(key, 0) + value
         for job in list(self.jobs.values()):
-            if job.state not in "QH" or job.hold == "u":
+            if job.state not in "QH" or job.hold == "u" or job.runs > 20:
                 continue
             job.state, job.hold = ("Q", "n") if self.free_to_go(job) else ("H", "s")
             if job.state == "H":
@@ -89,6 +89,11 @@ class Running:
         )
 
     async def start(self, job: Job, held: list[Held]) -> None:
+        if job.direct and not Path(job.output).parent.is_dir():
+            job.state, job.substate, job.hold = "H", 20, "s"
+            job.comment = "job held, too many failed attempts to run"
+            job.runs, job.exit_status = 21, -3
+            return
         job.held, job.state, job.substate = held, "R", 42
         job.runs += 1
         job.times["stime"] = now()

@@ -13,6 +13,11 @@ from lemnos.spec.unit import LogFile, UnitStatus
 UNSEEN_S = 90.0
 """A job that has run so long without having said where it is writes to another file system than ours
 (NFS shows a new file after 60 s at most)."""
+SHARED = (
+    "the state directory must be on a file system that the nodes share; set LEMNOS_HOME"
+)
+IN_VAIN = "too many failed attempts"
+"""In the comment of a job that PBS holds after 21 starts in vain: only its owner ends that."""
 NAMES = ("unit.json", "job", "here.json", "leaving", "ended.json")
 """The files of a unit that tell of it."""
 
@@ -56,6 +61,13 @@ def status_of(
         return UnitStatus(state="ended", why=why, id=unit.id)
     if job.state in ("F", "M", "X"):
         return UnitStatus(state="ended", why=_why(unit, job, directory), id=job.id)
+    if job.state == "H" and IN_VAIN in job.comment:
+        return UnitStatus(
+            state="running",
+            broken=f"{words.waiting(job)}; perhaps they do not see {directory}: {SHARED}",
+            id=job.id,
+            starts=max(0, job.runs - 1),
+        )
     if job.state not in ("R", "E", "B"):
         starts_at = job.starts_at - ahead_s if job.starts_at else None
         return UnitStatus(
@@ -125,10 +137,7 @@ def _broken(unit: Told, job: PbsJob, directory: str, at: float) -> str:
 
 
 def _unshared(job: PbsJob, directory: str) -> str:
-    return (
-        f"{_where(job)} does not see {directory}: the state directory must be on a file "
-        "system that the nodes share; set LEMNOS_HOME"
-    )
+    return f"{_where(job)} does not see {directory}: {SHARED}"
 
 
 def _where(job: PbsJob) -> str:

@@ -33,6 +33,19 @@ def waiting(comment: str, state: str = "Q", hold: str = "") -> str:
             "waits its turn: it would delay a job or a reservation that is before it",
         ),
         ("Not Running: Host set host=n1 has too few", "waits in the queue: Host set"),
+        ("Not Running: No available resources on nodes", "waits for free nodes"),
+        (
+            "Not Running: Insufficient amount of resource: host ",
+            "waits for the node that it names",
+        ),
+        (
+            "Can Never Run: Insufficient amount of resource: gpu_model (a100 != h200)",
+            "can never run: it asks for gpu_model=a100, and nodes have h200 (pbs.select)",
+        ),
+        (
+            "Can Never Run: Insufficient amount of resource: mem (R: 900gb A: 72315mb T: 72315mb)",
+            "can never run: it asks for 900gb mem, and there are 72315mb",
+        ),
         ("", "waits in the queue"),
     ],
 )
@@ -168,6 +181,21 @@ def test_a_job_that_runs_and_is_not_seen_says_what_is_not_shared() -> None:
     assert not status(Told(id="1.s", port=1), RUNNING, at=9e9).broken
     ended = RUNNING.model_copy(update={"state": "F", "exit_status": 127})
     assert "does not see /s/units" in status(Told(id="1.s"), ended).why
+
+
+def test_a_job_that_pbs_gave_up_is_broken_and_does_not_wait() -> None:
+    """PBS cannot open its output where a node does not see the directory, tries 21 times, and holds the job."""
+    held = PbsJob(
+        id="1.s",
+        state="H",
+        hold="s",
+        comment="job held, too many failed attempts to run",
+        runs=21,
+        exit_status=-3,
+    )
+    shown = status(Told(id="1.s"), held)
+    assert shown.state == "running" and shown.starts == 20
+    assert "in vain" in shown.broken and "LEMNOS_HOME" in shown.broken
 
 
 def test_times_are_ours_and_not_those_of_pbs() -> None:
