@@ -1,14 +1,15 @@
-"""A deployment's life on a real Slurm, with the real engine: prints a Markdown table. About 15 minutes.
+"""A deployment's life on a real Slurm or OpenPBS, with the real engine: prints a Markdown table. About 15 minutes.
 
-    sudo .venv/bin/python benchmarks/slurm_life.py --generation 22.05|24.11 [--only up,handover,node,probes]
+    sudo .venv/bin/python benchmarks/slurm_life.py --generation 22.05|24.11|openpbs [--only up,handover,node,probes]
 
-The beds are the tests' own (tests/testbeds/slurm.py, slurm24.py): a login node and three nodes on
+The beds are the tests' own (tests/testbeds/slurm.py, slurm24.py, pbs.py): a login node and three nodes on
 this machine. The engine is llama.cpp with SmolLM2; requests ask for one token, two a second.
 
 - ``up``: start to the first completion; a new revision and the rollback under load; what ``down`` leaves.
 - ``handover``: jobs of three minutes, three hand-overs under load.
-- ``node``: a node loses its power; Slurm, which notices after 6 s of silence, has the job run elsewhere.
-- ``probes``: the same where Slurm waits for 5 minutes (its default): lemnos' own probes notice.
+- ``node``: a node loses its power; Slurm, which notices after 6 s of silence, has the job run elsewhere
+  (OpenPBS: when its connection is given up, and 10 s more).
+- ``probes``: the same where the scheduler waits for 5 minutes (its default): lemnos' own probes notice.
 """
 
 from __future__ import annotations
@@ -34,15 +35,18 @@ from lemnos.models.progress import Silent  # noqa: E402
 from lemnos.models.pull import pull  # noqa: E402
 from lemnos.spec.deployment import ModelSpec  # noqa: E402
 from tests.cluster_life import Life, failed, files_left  # noqa: E402
+from tests.pbs_life import life_of  # noqa: E402
 from tests.testbeds.fixtures import GENERATIONS  # noqa: E402
+from tests.testbeds.pbs import Pbs, pbs  # noqa: E402
 from tests.testbeds.slurm import Slurm  # noqa: E402
 from tests.waiting import until  # noqa: E402
 
 START_S = 10
-"""What lemnos adds to ``slurm.time`` for the embedded engine's start."""
+"""What lemnos adds to ``time`` for the embedded engine's start."""
 WALLTIME_S = 180
 HAND_OVERS = 3
 PARTS = ("up", "handover", "node", "probes")
+ROOMS: dict[str, Any] = {**GENERATIONS, "openpbs": pbs}
 
 FIRST = """
 import json, sys, threading, time, urllib.request
@@ -68,7 +72,7 @@ Row = tuple[str, str, str]
 def main() -> None:
     """Measure, print, and exit 0 whatever the figures are: they are not a test."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--generation", choices=GENERATIONS, default="22.05")
+    parser.add_argument("--generation", choices=ROOMS, default="22.05")
     parser.add_argument("--only", default=",".join(PARTS))
     options = parser.parse_args()
     wanted = options.only.split(",")
@@ -77,7 +81,8 @@ def main() -> None:
         "handover": hand_overs,
         "node": dead_node,
     }
-    tell(f"Slurm {options.generation}", "wanted", "measured")
+    slurm = "" if options.generation == "openpbs" else "Slurm "
+    tell(f"{slurm}{options.generation}", "wanted", "measured")
     tell("---", "---", "---")
     if any(part in wanted for part in parts):
         with brought_up(options.generation) as bed:
@@ -95,20 +100,26 @@ def main() -> None:
 class Bed:
     """A cluster, and lemnos on its login node."""
 
-    cluster: Slurm
+    cluster: Slurm | Pbs
     life: Life
+
+    @property
+    def on(self) -> str:
+        return "pbs" if isinstance(self.cluster, Pbs) else "slurm"
 
     def up(self, *keys: str, more: tuple[str, ...] = ()) -> tuple[str, float, float]:
         """The deployment with these keys: (its URL, seconds to ready, seconds of the whole command)."""
-        keys = ("slurm.cpus=2", "slurm.memory=1G", "slurm.poll_s=1", *keys)
-        words = [word for key in keys for word in ("--set", key)]
+        keys = ("cpus=2", "memory=1G", "poll_s=1", *keys)
+        words = [word for key in keys for word in ("--set", f"{self.on}.{key}")]
         began = time.monotonic()
-        found = self.life.up(*more, "--on", "slurm", *words)
+        found = self.life.up(*more, "--on", self.on, *words)
         whole = time.monotonic() - began
         return str(found["url"]), float(found["ready_s"]), whole
 
     def jobs(self) -> list[str]:
         """``ID NODE`` of each job that is there."""
+        if isinstance(self.cluster, Pbs):
+            return self.cluster.placed()
         return self.cluster.run("login", "squeue", "-h", "-o", "%i %N").splitlines()
 
     def down(self) -> str:
@@ -118,7 +129,7 @@ class Bed:
         hosts = ("login", *self.cluster.nodes)
         lines = [line for host in hosts for line in self.cluster.hosts.processes(host)]
         ours = [line for line in lines if "lemnos" in line and "python" in line]
-        return f"{len(self.jobs())} jobs, {len(ours)} processes, {len(files_left(self.life.home))} files"
+        return f"{len(self.jobs())} jobs, {len(ours)} processes, {len(files_left(self.life.own))} files"
 
 
 @contextmanager
@@ -133,8 +144,14 @@ def brought_up(generation: str, **options: Any) -> Iterator[Bed]:
         cluster = Path(directory) / "bed"
         cluster.mkdir()
         try:
-            with GENERATIONS[generation](cluster, **options) as made:
-                bed = Bed(made, Life(made.at("login"), home, models))
+            with ROOMS[generation](cluster, **options) as made:
+                real = isinstance(made, Pbs)
+                life = (
+                    life_of(made, models)
+                    if real
+                    else Life(made.at("login"), home, models)
+                )
+                bed = Bed(made, life)
                 try:
                     yield bed
                 finally:
@@ -146,9 +163,9 @@ def brought_up(generation: str, **options: Any) -> Iterator[Bed]:
 
 def up_and_back(bed: Bed) -> list[Row]:
     """A start, a new revision and the way back under load, and the end."""
-    url, ready_s, whole_s = bed.up("slurm.time=30m")
+    url, ready_s, whole_s = bed.up("time=30m")
     with bed.life.load(url) as told:
-        bed.up("slurm.time=30m", more=("--concurrency", "2"))
+        bed.up("time=30m", more=("--concurrency", "2"))
         bed.life.run("rollback")
     left = bed.down()
     return [
@@ -166,11 +183,11 @@ def up_and_back(bed: Bed) -> list[Row]:
 def hand_overs(bed: Bed) -> list[Row]:
     """Jobs of three minutes, one after the other."""
     time_s = WALLTIME_S - START_S
-    url, _, _ = bed.up(f"slurm.time={time_s}s", "slurm.drain_s=30")
+    url, _, _ = bed.up(f"time={time_s}s", "drain_s=30")
 
     def handed_over() -> bool:
         """Whether the last successor has started, and its predecessor is gone."""
-        last = bed.life.home.glob(f"state/deployments/*/engine-{HAND_OVERS}.log")
+        last = bed.life.own.glob(f"state/deployments/*/engine-{HAND_OVERS}.log")
         return any(last) and len(bed.jobs()) == 1
 
     began = time.monotonic()
@@ -192,7 +209,7 @@ def hand_overs(bed: Bed) -> list[Row]:
 
 def dead_node(bed: Bed) -> list[Row]:
     """Seconds from a node's end to a completion from another one."""
-    url, _, _ = bed.up("slurm.time=30m")
+    url, _, _ = bed.up("time=30m")
     ((job, node),) = (line.split() for line in bed.jobs())
     bed.cluster.kill_node(node)
     seconds = float(_first(bed, url))

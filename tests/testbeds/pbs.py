@@ -1,7 +1,8 @@
 """A real OpenPBS: ``login`` with its server, and nodes ``n1``, ``n2`` ... with GPUs that are only a number.
 
 Of what somebody has built and installed (docs/testbeds.md says how); hosts run this machine's own
-files, each with changes of its own. Queues: ``workq`` (default), ``short`` (an hour at most),
+files, each with changes of its own. Its user is ``ada``: PBS does not see the processes of root's
+jobs. Queues: ``workq`` (default), ``short`` (an hour at most),
 ``closed`` (takes no jobs), ``stopped`` (takes jobs, runs none). Nodes have ``gpu_model=h200``.
 """
 
@@ -11,7 +12,7 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from tests.testbeds.hosts import HERE, Hosts, hosts
+from tests.testbeds.hosts import ADA, HERE, SYSTEM, Hosts, hosts
 from tests.testbeds.hosts import why_not as no_hosts
 from tests.waiting import until
 
@@ -28,7 +29,6 @@ EXEC = Path(os.environ.get("PBS_EXEC", "/opt/pbs"))
 SETTINGS = """
 create resource ngpus type=long, flag=nh
 create resource gpu_model type=string, flag=h
-set server acl_roots = root@*
 set server flatuid = True
 set server query_other_jobs = True
 set server scheduler_iteration = 5
@@ -59,19 +59,39 @@ class Pbs:
         """PBS's commands, on every host."""
         return EXEC / "bin"
 
+    @property
+    def home(self) -> Path:
+        """Ada's, as the test sees it; hosts have it there, and as ``/home/ada``."""
+        return self.hosts.directory / "ada"
+
     def at(self, host: str) -> list[str]:
-        """The words before a command that is to run on ``host``."""
+        """The words before a command that is to run on ``host``, as an administrator."""
         return self.hosts.at(host)
 
-    def run(self, program: str, *argv: str) -> subprocess.CompletedProcess[str]:
-        """One of PBS's commands, as a user of the login node runs it."""
-        process = self.hosts.start("login", str(self.bin / program), *argv)
-        out, err = process.communicate(timeout=120)
-        return subprocess.CompletedProcess(argv, process.returncode, out, err)
+    def as_ada(self) -> list[str]:
+        """The words before a command that ada runs on the login node."""
+        own = ("HOME=/home/ada", "USER=ada", "LOGNAME=ada", "LANG=C.UTF-8")
+        words = ("runuser", "-u", "ada", "--", "env", "-i", *own, f"PATH={SYSTEM}")
+        return [*self.hosts.at("login"), *words]
 
-    def ask(self, program: str, *argv: str) -> str:
+    def run(
+        self, program: str, *argv: str, ada: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """One of PBS's commands on the login node, as an administrator or as ada."""
+        words = self.as_ada() if ada else self.hosts.at("login")
+        return subprocess.run(
+            [*words, str(self.bin / program), *argv],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            timeout=120,
+            check=False,
+        )
+
+    def ask(self, program: str, *argv: str, ada: bool = False) -> str:
         """What the command prints; it must succeed."""
-        done = self.run(program, *argv)
+        done = self.run(program, *argv, ada=ada)
         assert done.returncode == 0, f"{program} {argv}: {done.stderr}"
         return done.stdout
 
@@ -148,23 +168,38 @@ def pbs(
     if reason := why_not():
         pytest.skip(reason)
     names = [f"n{number}" for number in range(1, nodes + 1)]
+    private = [str(path) for path in Path(sys.base_prefix).parents if not path.stat().st_mode & 1]  # fmt: skip
     start = ["sh", str(HERE / "pbs.sh"), str(EXEC)]
-    services = {"login": [[*start, "server"]]} | {n: [[*start, "mom"]] for n in names}
-    # Not the hosts' own: where the tests' files are, and the programs of a Python beside the system's.
+    services = {"login": [[*start, "server", *private]]}
+    services |= {name: [[*start, "mom", *private]] for name in names}
+    (directory / "ada").mkdir(parents=True)
+    directory.chmod(0o755)
     with hosts(
         directory,
         "login",
         *names,
         services=services,
         root=Path("/"),
-        shared=[Path(tempfile.gettempdir())],
+        files={f"{directory}/ada": "/home/ada"},
     ) as there:
+        _write_ssh_of_ada(there)
         bed = Pbs(there, names)
         lines = SETTINGS.format(history=history, down_after_s=down_after_s)
         lines += "".join(NODE.format(name=name, gpus=gpus) for name in names)
         bed.configure(*filter(None, lines.splitlines()))
         bed.wait(names)
         yield bed
+
+
+def _write_ssh_of_ada(there: Hosts) -> None:
+    """She reaches every host, too: their sshds take the bed's one key for any user."""
+    own, key = there.directory / "ada/.ssh", there.directory / "etc/user"
+    own.mkdir()
+    shutil.copy(key, own / "id")
+    config = there.ssh_config.read_text().replace("User root", "User ada")
+    (own / "config").write_text(config.replace(str(key), "/home/ada/.ssh/id"))
+    for path in (own.parent, own, *own.iterdir()):
+        os.chown(path, ADA, ADA)
 
 
 def why_not() -> str | None:

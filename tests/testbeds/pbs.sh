@@ -1,15 +1,19 @@
 #!/bin/sh
 # Starts OpenPBS on a host of a bed, the first time with a home on the host's own disk; returns when
-# its daemons run. pbs.sh EXEC server|mom
+# its daemons run. pbs.sh EXEC server|mom [DIRECTORY...]: of a Python that everybody may run.
 set -eu
-exec=$1
+exec=$1 role=$2
+shift 2
 home=/var/spool/pbs
 server=0
-[ "$2" = mom ] || server=1
+[ "$role" = mom ] || server=1
 for bin in /usr/lib/postgresql/*/bin; do # of the server's data service
     PATH=$bin:$PATH
 done
 if [ ! -e /etc/pbs.conf ]; then
+    for directory in "$@"; do
+        chmod o+x "$directory"
+    done
     cat >/etc/pbs.conf <<EOF
 PBS_EXEC=$exec
 PBS_HOME=$home
@@ -25,7 +29,7 @@ EOF
     echo "\$usecp *:/ /" >>"$home/mom_priv/config"
     sed -i 's/^resources: "/&ngpus, gpu_model, /' "$home/sched_priv/sched_config"
 fi
-if [ "$2" = mom ]; then
+if [ "$role" = mom ]; then
     exec "$exec/sbin/pbs_mom"
 fi
 install -d -o postgres /run/postgresql # the data service's socket
