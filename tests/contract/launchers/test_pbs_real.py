@@ -302,7 +302,7 @@ def test_room_now_later_and_never(bed: PbsBed) -> None:
     with pytest.raises(UsageError, match="no node has 16 ngpus: the largest has 8"):
         huge.room(bed.unit(huge))
     huge.submit(bed.unit(huge, "engine-7"))
-    bed.until(lambda: "ngpus, of which too few" in huge.status()["engine-7"].why)
+    bed.until(lambda: "waits for ngpus" in huge.status()["engine-7"].why)
 
 
 def test_a_queue_that_is_stopped_says_so(bed: PbsBed) -> None:
