@@ -36,7 +36,7 @@ class Fleet:
         self._gateway: Launcher | None = None
         self._refused: dict[str, str] = {}
         self._rollouts: dict[int, Rollout] = {}
-        self._silent: set[Launcher] = set()
+        self._silent: dict[Launcher, str] = {}
         self._revisions: dict[str, int] = {}
         self.seen: dict[str, UnitStatus] = {}
         """As the last look found them."""
@@ -87,10 +87,17 @@ class Fleet:
             unit_seen = (self.seen if told is None else told).get(GATEWAY)
             if unit_seen:
                 found[GATEWAY] = unit_seen
+        asked_now = {gateway, *map(self._launcher, asked)}
+        self._silent = {k: v for k, v in self._silent.items() if k in asked_now}
         for name, why in self._refused.items():
             if name not in found or not found[name].alive:
                 found[name] = UnitStatus(state="ended", why=why)
         self.seen = found
+
+    @property
+    def silence(self) -> str:
+        """Which launcher could not be asked now, and why; empty where all could."""
+        return next(iter(self._silent.values()), "")
 
     def start(self, name: str, revision: int, after: str) -> None:
         """Start a unit. What cannot be started is seen as ended, and why."""
@@ -246,10 +253,9 @@ class Fleet:
                 self._store.add_event(
                     self._name, f"{launcher.name} cannot be asked: {error}"
                 )
-            self._silent.add(launcher)
+            self._silent[launcher] = f"{launcher.name} cannot be asked: {error.what}"
             return None
-        if launcher in self._silent:
-            self._silent.remove(launcher)
+        if self._silent.pop(launcher, ""):
             self._store.add_event(self._name, f"{launcher.name} can be asked again")
         return told
 

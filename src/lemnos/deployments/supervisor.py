@@ -348,7 +348,7 @@ class Supervisor:
         return ""
 
     def _save(self, row: dict[str, Any], state: State) -> None:
-        stage = self._stages.text(state, self._fleet)
+        stage = self._fleet.silence or self._stages.text(state, self._fleet)
         if state.revision != self._state.revision:
             self._store.revision_serves(self._name, state.revision)
         if state == self._state and stage == row["stage"]:

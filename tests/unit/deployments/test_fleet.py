@@ -67,8 +67,10 @@ def test_what_was_just_submitted_has_not_ended_where_nobody_can_be_asked(
     room.silent = True
     fleet.look(state)
     assert fleet.seen["engine-0"].alive
+    assert fleet.silence == "room cannot be asked: does not answer"
     room.silent = False
     fleet.look(state)
+    assert fleet.silence == ""
     assert fleet.seen["engine-0"].state == "running"
     room.units.clear()
     fleet.look(state)
