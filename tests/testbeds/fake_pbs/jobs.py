@@ -216,17 +216,29 @@ def fitted(
 
 
 def _short(asked: Asked, nodes: list[Node], free: dict[str, dict[str, float]]) -> str:
+    """With numbers where all nodes together have too little: in all, or free for one chunk."""
+    short = "ngpus"
     for key in ("ngpus", "ncpus", "mem"):
-        wants = sum(count * numbers.get(key, 0) for count, numbers in asked.chunks)
+        wants = [(count, numbers.get(key, 0)) for count, numbers in asked.chunks]
+        whole, largest = sum(c * n for c, n in wants), max(n for _, n in wants)
         total = sum(node.has[key] for node in nodes)
         left = sum(own[key] for own in free.values())
-        if wants > left:
-            never = "Can Never Run" if wants > total else "Not Running"
-            return (
-                f"{never}: Insufficient amount of resource: {key} "
-                f"(R: {wants:g} A: {left:g} T: {total:g})"
-            )
-    return "Not Running: Not enough free nodes available"
+        if whole > total:
+            return _comment("Can Never Run", key, whole, left, total)
+        if largest > left:
+            return _comment("Not Running", key, largest, left, total)
+        if any(largest > own[key] for own in free.values()):
+            short = key
+            break
+    if asked.resources.get("place", "free").startswith("scatter"):
+        return "Not Running: Not enough free nodes available"
+    return _comment("Not Running", short)
+
+
+def _comment(never: str, key: str, *numbers: float) -> str:
+    shown = [_size(n) if key == "mem" else f"{n:g}" for n in numbers]
+    told = "(R: {} A: {} T: {})".format(*shown) if shown else ""
+    return f"{never}: Insufficient amount of resource: {key} {told}"
 
 
 def kill_session(session: int, number: int) -> None:
