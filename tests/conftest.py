@@ -17,7 +17,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import beds
+# Before they are imported: what their assertions compared is shown, as it is of test files.
+_HELPERS = ("contract", "e2e", "testbeds", "unit", "cluster_life", "pbs_life", "groups")
+pytest.register_assert_rewrite(*(f"tests.{name}" for name in _HELPERS))
+
+from tests import beds  # noqa: E402
 
 # Machines that test are shared: how long an example takes says nothing about it.
 settings.register_profile("lemnos", deadline=None, max_examples=100 if beds.ON else 40)

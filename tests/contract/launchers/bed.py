@@ -32,7 +32,8 @@ T = TypeVar("T")
 KEY = "s3cret $HOME it's"
 WORD = "LEMNOS_TEST_WORD"
 
-# Programs of units: each is given a host, a port, and further words.
+# Programs of units: each is given a host, a port, and further words. What they print stands in them
+# in two pieces: a log may begin with the command, and a test that waits for a word must not find it there.
 SERVER = """
 import http.server, json, os, socketserver, sys
 host, port, *rest = sys.argv[1:]
@@ -52,22 +53,22 @@ server = Server((host, int(port)), Handler)
 print("up", json.dumps(rest), flush=True)
 server.serve_forever()
 """
-WAITER = "import signal; print('waits', flush=True); signal.pause()"
-ENDS = "print('ends', flush=True); raise SystemExit(3)"
+WAITER = "import signal; print('wai' 'ts', flush=True); signal.pause()"
+ENDS = "print('en' 'ds', flush=True); raise SystemExit(3)"
 POLITE = """
 import signal, sys
 def end(*_):
-    print("asked", flush=True)
+    print("as" "ked", flush=True)
     sys.exit(0)
 signal.signal(signal.SIGTERM, end)
-print("waits", flush=True)
+print("wai" "ts", flush=True)
 while True:
     signal.pause()
 """
 DEAF = """
 import signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('child', flush=True); signal.pause()"
+child = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('chi' 'ld', flush=True); signal.pause()"
 subprocess.Popen([sys.executable, "-I", "-S", "-c", child], start_new_session=True)
 signal.pause()
 """
