@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from lemnos.errors import LemnosError
+from lemnos.launchers.kubernetes import forwarding
 from lemnos.launchers.kubernetes.render import BASE, kustomize
 from tests.contract.launchers.bed import ENDS, POLITE, SERVER, WAITER, said
 from tests.contract.launchers.kubernetes_bed import close
@@ -142,6 +143,23 @@ def test_a_container_that_ended_after_it_served_is_started_again(
     bed.until(lambda: launcher.status()["engine-0"].starts == 1)
     assert bed.told(launcher)["argv"] == []
     assert said(launcher).count("up []") == 2
+
+
+def test_a_pod_that_only_kubectl_reaches(
+    cluster: Real, bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its forward goes through the API server, and is made again for the pod that comes after."""
+    monkeypatch.setattr(forwarding, "reaches", lambda ip, port: False)
+    launcher = launcher_of(bed)
+    launcher.submit(bed.unit(launcher))
+    first = bed.told(launcher)
+    url = launcher.status()["engine-0"].url
+    assert url.startswith("http://127.0.0.1:") and not url.endswith(":8000")
+    (pod,) = cluster.pods()
+    cluster.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=1")
+    bed.until(lambda: launcher.status()["engine-0"].starts == 1)
+    assert bed.told(launcher)["pid"] != first["pid"]
+    assert launcher.status()["engine-0"].url == url
 
 
 # ---------------------------------------------------------------- what it waits for

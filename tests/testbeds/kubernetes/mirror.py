@@ -249,8 +249,8 @@ class Spdy:
                     self._control(2, body[:4] + block)
                     if told["streamtype"] == "error":
                         self.errors[told["requestid"]] = stream
-                    else:
-                        tasks.create_task(self._relay(stream, told))
+                    elif opened := await self._open(stream, told):
+                        tasks.create_task(self._relay(stream, told, opened))
                 elif kind == 3 and (pod := self.pods.pop(int.from_bytes(body[:4]), None)):  # fmt: skip
                     pod.close()  # RST_STREAM
                 elif kind == 6:  # PING
@@ -258,17 +258,26 @@ class Spdy:
             for each in self.pods.values():
                 each.close()
 
-    async def _relay(self, stream: int, told: dict[str, str]) -> None:
-        error = self.errors[told["requestid"]]
+    async def _open(self, stream: int, told: dict[str, str]) -> asyncio.StreamReader | None:  # fmt: skip
+        """Before anything else is read: what is to be sent to the pod comes next."""
         try:
             reader, self.pods[stream] = await asyncio.open_connection(self.ip, int(told["port"]))  # fmt: skip
-            while data := await reader.read(65536):
+        except OSError as problem:
+            error = self.errors[told["requestid"]]
+            self._data(error, f"error forwarding port {told['port']}: {problem}".encode(), over=True)  # fmt: skip
+            self._data(stream, b"", over=True)
+            return None
+        return reader
+
+    async def _relay(self, stream: int, told: dict[str, str], pod: asyncio.StreamReader) -> None:  # fmt: skip
+        try:
+            while data := await pod.read(65536):
                 self._data(stream, data)
                 await self.writer.drain()
-        except OSError as problem:
-            self._data(error, f"error forwarding port {told['port']}: {problem}".encode())  # fmt: skip
+        except OSError:
+            pass
         self._data(stream, b"", over=True)
-        self._data(error, b"", over=True)
+        self._data(self.errors.pop(told["requestid"]), b"", over=True)
 
     def _take(self, stream: int, data: bytes, *, over: bool) -> None:
         pod = self.pods.get(stream)
