@@ -296,7 +296,7 @@ def test_a_pbs_that_does_not_answer_is_an_error_and_no_end(
             "pbs.select",
             "no such resource",
         ),
-        ({"queue": "short", "time": "2:00:00"}, "pbs.time", "asks for more"),
+        ({"queue": "short", "time": "2:00:00"}, "pbs", "asks for more"),
         ({"place": "nowhere"}, "pbs", "does not take one of the values"),
     ],
 )

@@ -35,6 +35,14 @@ def waiting(comment: str, state: str = "Q", hold: str = "") -> str:
         ("Not Running: Host set host=n1 has too few", "waits in the queue: Host set"),
         ("Not Running: No available resources on nodes", "waits for free nodes"),
         (
+            "Not Running: User has reached server running job limit.",
+            "waits for a limit: User has reached server running job limit",
+        ),
+        (
+            "Not Running: Server per-user limit reached on resource ngpus",
+            "waits for a limit: Server per-user limit reached on resource ngpus",
+        ),
+        (
             "Not Running: Insufficient amount of resource: host ",
             "waits for the node that it names",
         ),
@@ -132,6 +140,13 @@ def test_real_refusals_are_known() -> None:
             'Cannot have "place" without "select"',
             "pbs",
             'Cannot have "place" without "select"',
+        ),
+        ("Bad UID for job execution", "pbs", "runs no jobs of yours"),
+        ("Unauthorized Request", "pbs.queue", "or not in the queue 'gpu'"),
+        (
+            'Resource invalid in "select" specification: jobwide',
+            "pbs.select",
+            "not for single nodes",
         ),
         ("illegal -p value", "pbs.qsub_args", "does not take the value of an option"),
         (
