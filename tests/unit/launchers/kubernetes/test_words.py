@@ -60,6 +60,22 @@ CASES = {
         "the API server does not answer",
         "VPN",
     ),
+    "a server that is about to end": (
+        'error: http2: server sent GOAWAY and closed the connection; LastStreamID=1, ErrCode=NO_ERROR, debug=""\n',
+        "the API server does not answer",
+        "VPN",
+    ),
+    "a forward that you may not make": (
+        'error: error upgrading connection: unable to upgrade connection: pods "x" is forbidden: User "ann" cannot '
+        'create resource "pods/portforward" in API group "" in the namespace "llm"\n',
+        "you may not create pods/portforward in the namespace llm",
+        "--verb=create --resource=pods/portforward",
+    ),
+    "a pod of a priority that there is not": (
+        'Error creating: pods "box-engine-0-5c5d7b8f6-" is forbidden: no PriorityClass with name none was found\n',
+        "no PriorityClass with name none was found",
+        "",
+    ),
     "a controller that is still starting": (
         "Error from server (InternalError): Internal error occurred: failed calling webhook "
         '"mleaderworkerset.kb.io": failed to call webhook: Post "https://lws-webhook-service.lws-system.svc:443/'
