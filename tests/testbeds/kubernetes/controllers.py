@@ -213,7 +213,7 @@ class Controllers:
             reasons.append(f"{short} Insufficient {GPU}")
         if unmatched:
             reasons.append(f"{unmatched} node(s) didn't match Pod's node affinity/selector")  # fmt: skip
-        message = f"0/{len(nodes)} nodes are available: {', '.join(reasons)}. preemption: 0/{len(nodes)} nodes are available"
+        message = f"0/{len(nodes)} nodes are available: {', '.join(reasons)}. no new claims to deallocate, preemption: 0/{len(nodes)} nodes are available"
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}  # fmt: skip
         self.store.change("pods", pod, status={"phase": "Pending", "conditions": [condition]})  # fmt: skip
 
