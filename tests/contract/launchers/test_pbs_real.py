@@ -222,7 +222,9 @@ def test_a_pbs_without_history(bed: PbsBed) -> None:
 
 def test_variables_that_break_its_json(bed: PbsBed) -> None:
     """Of another job of ours, too."""
-    job = bed.pbs.ask("qsub", "-v", "ODD=a\\x\tb\x01,LEMNOS_JOB=lemnos:test:box:engine-9", "--", "/bin/sleep", "300", ada=True)  # fmt: skip
+    odd = "ODD=a\\x\tb\x01 €,LEMNOS_JOB=lemnos:test:box:engine-9"
+    silent = ("-j", "oe", "-o", "/dev/null", "--", "/bin/sleep", "300")
+    job = bed.pbs.ask("qsub", "-v", odd, *silent, ada=True)
     launcher = bed.launcher()
     launcher.submit(bed.unit(launcher))
     assert bed.told(launcher)["argv"] == []
