@@ -329,7 +329,9 @@ def test_the_api_server_is_away_for_a_while(cluster: Real, bed: Bed) -> None:
 
 
 def test_a_version_that_is_too_old(cluster: Real) -> None:
-    """What the watch is told when it would go on from a version that is forgotten."""
+    """What the watch is told when it would go on from before the server's start, which it has forgotten."""
+    cluster.stop_api()
+    cluster.start_api()
     path = f"/api/v1/namespaces/{NAMESPACE}/pods?watch=1&resourceVersion=1&timeoutSeconds=2"  # fmt: skip
     told = json.loads(cluster.kubectl("get", "--raw", path).splitlines()[0])
     assert told["type"] == "ERROR" and told["object"]["code"] == 410

@@ -239,6 +239,7 @@ class Real:
             await asyncio.sleep(0.02)
         follows.cancel()
         await asyncio.gather(follows, return_exceptions=True)
+        await asyncio.sleep(0.2)  # aiohttp waits for no connection's end
         server.close()
 
     def _see(self, how: str, plural: str, obj: Json) -> None:
