@@ -159,9 +159,8 @@ class Kubernetes:
             name: self._status(name, pods.get(name, []), name in known)
             for name in sorted({*known, *pods} - {""})
         }
-        if (
-            self._told - found.keys()
-        ):  # the launcher of another revision may have buried it
+        # The launcher of another revision may have buried one that is missing.
+        if self._told - found.keys():
             self._ended = None
         self._told = set(found)
         ended = self._all_ended()
