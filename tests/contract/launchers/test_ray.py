@@ -109,8 +109,9 @@ def test_ranks_have_their_gpus_on_a_node_each_and_others_wait(bed: Bed) -> None:
     assert {log.host for log in launcher.logs("engine-0")} == {*status.hosts, ""}
 
     second = gang(bed, launcher, "engine-1", gpus=4)
-    room = launcher.room(second)
-    assert not room.free and "0 of the 2 nodes" in room.why
+    # Nodes tell Ray what is free a moment later.
+    bed.until(lambda: not launcher.room(second).free)
+    assert "0 of the 2 nodes" in launcher.room(second).why
     launcher.submit(second)
     bed.until(lambda: "2 hosts with 4 GPU" in launcher.status()["engine-1"].why)
     assert launcher.status()["engine-1"].state == "queued"
