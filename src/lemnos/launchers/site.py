@@ -10,6 +10,11 @@ from lemnos.errors import LemnosError
 from lemnos.spec.deployment import DeploymentSpec
 from lemnos.transport.base import Transport
 
+SHARED = (
+    "the state directory must be on a file system that the nodes share; set LEMNOS_HOME"
+)
+"""What to do where a node does not see ``Site.directory``."""
+
 
 @dataclass(frozen=True)
 class Site:

@@ -7,15 +7,13 @@ from typing import Any
 
 from lemnos.launchers.pbs import words
 from lemnos.launchers.pbs.parse import PbsJob
+from lemnos.launchers.site import SHARED
 from lemnos.spec.base import Value
 from lemnos.spec.unit import LogFile, UnitStatus
 
 UNSEEN_S = 90.0
 """A job that has run so long without having said where it is writes to another file system than ours
 (NFS shows a new file after 60 s at most)."""
-SHARED = (
-    "the state directory must be on a file system that the nodes share; set LEMNOS_HOME"
-)
 IN_VAIN = "too many failed attempts"
 """In the comment of a job that PBS holds after 21 starts in vain: only its owner ends that."""
 NAMES = ("unit.json", "job", "here.json", "leaving", "ended.json")

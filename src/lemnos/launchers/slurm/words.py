@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from importlib import resources
 
 from lemnos.errors import LemnosError, UsageError
+from lemnos.launchers.site import SHARED
 from lemnos.launchers.slurm.parse import SlurmJob
 from lemnos.spec.base import Value
 from lemnos.spec.document import parse
@@ -79,10 +80,7 @@ def ending(job: SlurmJob) -> str:
 def unseen(job: SlurmJob, directory: str) -> str:
     """A job whose node does not see the units' directory."""
     node = job.nodes[0] if job.nodes else "its node"
-    return (
-        f"cannot say where it listens: {node} does not see {directory}: the state directory must be on a "
-        "file system that the nodes share; set LEMNOS_HOME"
-    )
+    return f"cannot say where it listens: {node} does not see {directory}: {SHARED}"
 
 
 def _failure(job: SlurmJob) -> str:
