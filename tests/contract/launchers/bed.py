@@ -73,6 +73,12 @@ subprocess.Popen([sys.executable, "-I", "-S", "-c", child], start_new_session=Tr
 signal.pause()
 """
 
+ASK = """
+import sys, urllib.request
+direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+print(direct.open(sys.argv[1], timeout=10).read().decode())
+"""
+
 
 @dataclass
 class Bed:
@@ -158,11 +164,30 @@ class Bed:
             )
         return Unit(deployment=deployment, name=name, jobs=tuple(jobs), place=place)
 
+    def over_hosts(self, launcher: Launcher, *code: str) -> Unit:
+        """``engine-0`` with a process of ``code`` on each host, the same port on all."""
+        unit = self.unit(launcher, "engine-0", *code)
+        jobs = []
+        for job, host in zip(unit.jobs, unit.place.hosts, strict=True):
+            argv = list(job.command.argv)
+            argv[-2:] = [host, str(unit.place.port)]
+            command = job.command.model_copy(update={"argv": tuple(argv)})
+            jobs.append(job.model_copy(update={"host": host, "command": command}))
+        return unit.model_copy(update={"jobs": tuple(jobs)})
+
     def get(self, url: str) -> dict[str, Any]:
         """What the unit at ``url`` tells of itself. OSError while nothing listens there."""
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(url, timeout=10) as answer:
             told: dict[str, Any] = json.loads(answer.read())
+        return told
+
+    def get_there(self, url: str) -> dict[str, Any]:
+        """The same asked by the transport's machine, for beds whose network is theirs alone."""
+        done = self.transport.run(*self.python, "-c", ASK, url)
+        if done.code:
+            raise OSError(done.err)
+        told: dict[str, Any] = json.loads(done.out)
         return told
 
     def until(self, condition: Callable[[], T]) -> T:

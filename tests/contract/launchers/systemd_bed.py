@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import tempfile
@@ -89,16 +88,7 @@ class Machine(Bed):
         return made
 
     def get(self, url: str) -> dict[str, Any]:
-        """Asked inside: its network is its own."""
-        program = (
-            "import sys, urllib.request as r; "
-            "print(r.build_opener(r.ProxyHandler({})).open(sys.argv[1]).read().decode())"
-        )
-        done = self.transport.run(*self.python, "-c", program, url)
-        if done.code:
-            raise ConnectionError(done.said)
-        told: dict[str, Any] = json.loads(done.out)
-        return told
+        return self.get_there(url)
 
     def systemctl(self, *words: str) -> Done:
         """By hand, as an administrator."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lemnos.errors import LemnosError
-from tests.contract.launchers.bed import WAITER, said, status_of
+from tests.contract.launchers.bed import ASK, WAITER, said, status_of
 from tests.contract.launchers.local_bed import Alone
 from tests.contract.launchers.suite import Bed, LauncherSuite, swept
 from tests.testbeds.fake_pbs import FakePbs, fake_pbs
@@ -23,11 +23,6 @@ from tests.testbeds.fixtures import cluster  # noqa: F401
 from tests.testbeds.slurm import Slurm
 from tests.unit.deployments.test_prepare_gpu import planned
 from tests.waiting import until
-
-GET = (
-    "import sys, urllib.request; direct = urllib.request.build_opener(urllib.request.ProxyHandler({}));"
-    "print(direct.open(sys.argv[1], timeout=10).read().decode())"
-)
 
 
 @dataclasses.dataclass
@@ -39,7 +34,7 @@ class Allocated(Alone):
     def get(self, url: str) -> dict[str, Any]:
         assert self.cluster
         try:
-            told = self.cluster.run("login", *self.python, "-c", GET, url)
+            told = self.cluster.run("login", *self.python, "-c", ASK, url)
         except AssertionError as error:
             raise OSError(*error.args) from None
         answer: dict[str, Any] = json.loads(told)

@@ -14,7 +14,7 @@ import pytest
 from lemnos.errors import LemnosError, UsageError
 from lemnos.launchers.base import Launcher
 from lemnos.launchers.pbs.launcher import Pbs
-from lemnos.spec.unit import Unit, UnitStatus
+from lemnos.spec.unit import UnitStatus
 from tests.contract.launchers.bed import (
     DEAF,
     ENDS,
@@ -23,7 +23,13 @@ from tests.contract.launchers.bed import (
     WAITER,
     said,
 )
-from tests.contract.launchers.pbs_bed import bed_of, with_pbs
+from tests.contract.launchers.pbs_bed import (
+    REFUSED,
+    after,
+    bed_of,
+    refuses,
+    with_pbs,
+)
 from tests.contract.launchers.suite import Bed, swept
 from tests.testbeds.fake_pbs import FakePbs, fake_pbs
 
@@ -180,10 +186,6 @@ def test_a_successor_of_one_that_is_gone_starts_by_itself(
     bed.until(lambda: launcher.status()["engine-1"].state == "running")
 
 
-def after(unit: Unit, name: str) -> Unit:
-    return unit.model_copy(update={"after": name})
-
-
 def test_the_end_of_its_time_is_said_before_it_comes(bed: Bed) -> None:
     launcher = bed.launcher(**with_pbs(bed, time="4s", drain_s=3))
     launcher.submit(bed.unit(launcher, "engine-0", POLITE))
@@ -286,30 +288,11 @@ def test_a_pbs_that_does_not_answer_is_an_error_and_no_end(
     assert not (bed.directory / "b" / "units" / "engine-1").exists()
 
 
-@pytest.mark.parametrize(
-    ("keys", "where", "what"),
-    [
-        ({"queue": "shrt"}, "pbs.queue", "the queue 'shrt' is unknown"),
-        ({"queue": "closed"}, "pbs.queue", "takes no jobs"),
-        (
-            {"gpu_resource": "nvgpu", "gpus_per_node": 1},
-            "pbs.select",
-            "no such resource",
-        ),
-        ({"queue": "short", "time": "2:00:00"}, "pbs", "asks for more"),
-        ({"place": "nowhere"}, "pbs", "does not take one of the values"),
-    ],
-)
+@pytest.mark.parametrize(("keys", "where", "what"), REFUSED)
 def test_what_qsub_refuses_leaves_nothing(
     bed: Bed, keys: dict[str, Any], where: str, what: str
 ) -> None:
-    launcher = bed.launcher(**with_pbs(bed, **keys))
-    unit = bed.unit(launcher)
-    with pytest.raises(UsageError, match=what) as caught:
-        launcher.submit(unit)
-    assert caught.value.where == where and "\n" not in caught.value.what
-    assert launcher.status() == {}
-    assert not (bed.directory / "box" / "units" / "engine-0").exists()
+    refuses(bed, keys, where, what)
 
 
 def test_a_queue_that_is_unknown_is_told_with_its_neighbours(bed: Bed) -> None:

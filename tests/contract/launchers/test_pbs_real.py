@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from lemnos.errors import LemnosError, UsageError
-from lemnos.spec.unit import Unit
 from tests.contract.launchers.bed import (
     DEAF,
     ENDS,
@@ -21,6 +20,7 @@ from tests.contract.launchers.bed import (
     said,
     status_of,
 )
+from tests.contract.launchers.pbs_bed import REFUSED, after, refuses, with_pbs
 from tests.contract.launchers.pbs_real_bed import Login, PbsBed
 from tests.contract.launchers.suite import LauncherSuite, swept
 from tests.testbeds.pbs import Pbs, pbs
@@ -59,7 +59,8 @@ class TestPbsReal(LauncherSuite):
 
 
 def test_what_pbs_is_asked_for(bed: PbsBed) -> None:
-    keys = bed.with_(
+    keys = with_pbs(
+        bed,
         nodes=2,
         gpus_per_node=4,
         cpus=3,
@@ -94,7 +95,7 @@ def test_what_pbs_is_asked_for(bed: PbsBed) -> None:
 
 @pytest.mark.parametrize("reach", ["pbs_tmrsh", "ssh"])
 def test_processes_on_two_nodes(bed: PbsBed, reach: str) -> None:
-    launcher = bed.launcher(**bed.with_(nodes=2, reach=reach))
+    launcher = bed.launcher(**with_pbs(bed, nodes=2, reach=reach))
     launcher.submit(bed.over_hosts(launcher, SERVER, POLITE))
     bed.told(launcher)
     hosts = launcher.status()["engine-0"].hosts
@@ -111,16 +112,12 @@ def test_processes_on_two_nodes(bed: PbsBed, reach: str) -> None:
 
 @pytest.mark.parametrize("reach", ["pbs_tmrsh", "ssh"])
 def test_killing_reaches_every_node(bed: PbsBed, reach: str) -> None:
-    launcher = bed.launcher(**bed.with_(nodes=2, reach=reach))
+    launcher = bed.launcher(**with_pbs(bed, nodes=2, reach=reach))
     launcher.submit(bed.over_hosts(launcher, WAITER, DEAF))
     bed.until(lambda: "child" in said(launcher) and "waits" in said(launcher))
     launcher.cancel("engine-0", kill=True)
     bed.until(lambda: not status_of(launcher).alive)
     bed.until(lambda: not bed.processes())
-
-
-def after(unit: Unit, name: str) -> Unit:
-    return unit.model_copy(update={"after": name})
 
 
 def test_a_successor_depends_on_the_one_before(bed: PbsBed) -> None:
@@ -143,7 +140,7 @@ def test_a_successor_of_one_that_is_gone_starts_by_itself(bed: PbsBed) -> None:
 
 
 def test_the_end_of_its_time_is_said_before_it_comes(bed: PbsBed) -> None:
-    launcher = bed.launcher(**bed.with_(time="10s", drain_s=8))
+    launcher = bed.launcher(**with_pbs(bed, time="10s", drain_s=8))
     launcher.submit(bed.unit(launcher, "engine-0", POLITE))
     bed.until(lambda: launcher.status()["engine-0"].leaving)
     status = launcher.status()["engine-0"]
@@ -180,7 +177,7 @@ def test_a_lost_node_puts_it_elsewhere(bed: PbsBed) -> None:
 
 
 def test_a_job_on_a_lost_node_that_may_not_run_again(bed: PbsBed) -> None:
-    launcher = bed.launcher(**bed.with_(nodes=2, rerunnable=False))
+    launcher = bed.launcher(**with_pbs(bed, nodes=2, rerunnable=False))
     launcher.submit(bed.over_hosts(launcher, WAITER, WAITER))
     bed.until(lambda: said(launcher).count("waits") == 2)
     node = launcher.status()["engine-0"].hosts[0]
@@ -233,7 +230,7 @@ def test_variables_that_break_its_json(bed: PbsBed) -> None:
 
 
 def test_a_directory_that_is_not_shared(bed: PbsBed) -> None:
-    launcher = bed.launcher(**bed.with_(select={"host": "n3"}))
+    launcher = bed.launcher(**with_pbs(bed, select={"host": "n3"}))
     bed.directory.mkdir(exist_ok=True)
     bed.pbs.hosts.hide("n3", bed.directory)
     try:
@@ -262,33 +259,15 @@ def test_a_pbs_that_does_not_answer_is_an_error_and_no_end(bed: PbsBed) -> None:
     assert bed.until(lambda: again.status()["engine-0"].url)
 
 
-@pytest.mark.parametrize(
-    ("keys", "where", "what"),
-    [
-        ({"queue": "shrt"}, "pbs.queue", "the queue 'shrt' is unknown"),
-        ({"queue": "closed"}, "pbs.queue", "takes no jobs"),
-        (
-            {"gpu_resource": "nvgpu", "gpus_per_node": 1},
-            "pbs.select",
-            "no such resource",
-        ),
-        ({"queue": "short", "time": "2:00:00"}, "pbs", "asks for more"),
-        ({"place": "nowhere"}, "pbs", "does not take one of the values"),
-    ],
-)
+@pytest.mark.parametrize(("keys", "where", "what"), REFUSED)
 def test_what_qsub_refuses_leaves_nothing(
     bed: PbsBed, keys: dict[str, Any], where: str, what: str
 ) -> None:
-    launcher = bed.launcher(**bed.with_(**keys))
-    with pytest.raises(UsageError, match=what) as caught:
-        launcher.submit(bed.unit(launcher))
-    assert caught.value.where == where and "\n" not in caught.value.what
-    assert launcher.status() == {}
-    assert not (bed.directory / "box" / "units" / "engine-0").exists()
+    refuses(bed, keys, where, what)
 
 
 def test_room_now_later_and_never(bed: PbsBed) -> None:
-    launcher = bed.launcher(**bed.with_(nodes=2, gpus_per_node=8))
+    launcher = bed.launcher(**with_pbs(bed, nodes=2, gpus_per_node=8))
     unit = bed.unit(launcher, "engine-0", WAITER, WAITER)
     assert launcher.room(unit).free
     launcher.submit(unit)
@@ -300,7 +279,7 @@ def test_room_now_later_and_never(bed: PbsBed) -> None:
     bed.until(lambda: "waits for" in launcher.status()["engine-1"].why)
     assert launcher.status()["engine-1"].state == "queued"
     assert launcher.status()["engine-1"].why == "waits for free nodes"
-    huge = bed.launcher(**bed.with_(gpus_per_node=16, cpus=1))
+    huge = bed.launcher(**with_pbs(bed, gpus_per_node=16, cpus=1))
     with pytest.raises(UsageError, match="no node has 16 ngpus: the largest has 8"):
         huge.room(bed.unit(huge))
     huge.submit(bed.unit(huge, "engine-7"))
@@ -308,7 +287,7 @@ def test_room_now_later_and_never(bed: PbsBed) -> None:
 
 
 def test_a_queue_that_is_stopped_says_so(bed: PbsBed) -> None:
-    launcher = bed.launcher(**bed.with_(queue="stopped"))
+    launcher = bed.launcher(**with_pbs(bed, queue="stopped"))
     launcher.submit(bed.unit(launcher))
     bed.until(lambda: "its queue is stopped" in launcher.status()["engine-0"].why)
     launcher.cancel("engine-0")

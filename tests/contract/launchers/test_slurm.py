@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +13,6 @@ import pytest
 from lemnos.errors import LemnosError
 from lemnos.launchers.base import Launcher
 from lemnos.launchers.slurm import queue
-from lemnos.spec.unit import Unit
 from lemnos.transport.base import Done
 from lemnos.transport.here import Here
 from tests.contract.launchers.bed import SERVER, WAITER, status_of
@@ -23,12 +20,6 @@ from tests.contract.launchers.suite import Bed, LauncherSuite, swept
 from tests.testbeds.slurm import Slurm, slurm
 
 pytestmark = pytest.mark.bed
-
-ASK = """
-import sys, urllib.request
-direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-print(direct.open(sys.argv[1], timeout=10).read().decode())
-"""
 
 
 class OnLogin(Here):
@@ -60,17 +51,6 @@ class SlurmBed(Bed):
         own: dict[str, Any] = self.keys["slurm"]
         return own | keys
 
-    def over_hosts(self, launcher: Launcher, *code: str) -> Unit:
-        """``engine-0`` with a process of ``code`` on each host, the same port on all."""
-        unit = self.unit(launcher, "engine-0", *code)
-        jobs = []
-        for job, host in zip(unit.jobs, unit.place.hosts, strict=True):
-            argv = list(job.command.argv)
-            argv[-2:] = [host, str(unit.place.port)]
-            command = job.command.model_copy(update={"argv": tuple(argv)})
-            jobs.append(job.model_copy(update={"host": host, "command": command}))
-        return unit.model_copy(update={"jobs": tuple(jobs)})
-
     def log(self, launcher: Launcher, name: str) -> list[str]:
         """The lines of one of ``engine-0``'s logs."""
         logs = {log.job: log for log in launcher.logs("engine-0")}
@@ -81,11 +61,7 @@ class SlurmBed(Bed):
         return self.cluster.run("login", "squeue", "--noheader").splitlines()
 
     def get(self, url: str) -> dict[str, Any]:
-        done = self.transport.run(sys.executable, "-I", "-S", "-c", ASK, url)
-        if done.code:
-            raise OSError(done.err)
-        told: dict[str, Any] = json.loads(done.out)
-        return told
+        return self.get_there(url)
 
 
 @pytest.fixture
