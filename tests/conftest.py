@@ -18,7 +18,16 @@ import pytest
 from hypothesis import settings
 
 # Before they are imported: what their assertions compared is shown, as it is of test files.
-_HELPERS = ("contract", "e2e", "testbeds", "unit", "cluster_life", "pbs_life", "groups")
+_HELPERS = (
+    "contract",
+    "e2e",
+    "testbeds",
+    "unit",
+    "cluster_life",
+    "kubernetes_life",
+    "pbs_life",
+    "groups",
+)
 pytest.register_assert_rewrite(*(f"tests.{name}" for name in _HELPERS))
 
 from tests import beds  # noqa: E402

@@ -12,7 +12,8 @@ import pytest
 from lemnos.spec.facts import LocalModel
 from tests.cluster_life import Life, failed, files_left
 from tests.e2e.conftest import models_cache
-from tests.testbeds.kubectl import KUBECTL, with_forwards
+from tests.kubernetes_life import life_of
+from tests.testbeds.kubectl import with_forwards
 from tests.testbeds.kubernetes import NAMESPACE, Cluster
 from tests.waiting import until
 
@@ -28,18 +29,7 @@ def life(
     kube: Cluster, embedded: LocalModel, tmp_path: Path, pytestconfig: pytest.Config
 ) -> Iterator[Life]:
     """lemnos on this machine, with a kubeconfig; the nodes have the model in a directory."""
-    models = models_cache(pytestconfig)
-    settings = {
-        "kubernetes.kubeconfig": str(kube.config),
-        "kubernetes.namespace": NAMESPACE,
-        "kubernetes.weights.host_path": str(models),
-        "container.image": "lemnos:test",
-    }
-    first = ["--on", "kubernetes"]
-    for key, value in settings.items():
-        first += ["--set", f"{key}={value}"]
-    words = ["env", f"PATH={KUBECTL.parent}{os.pathsep}{os.environ['PATH']}"]
-    made = Life(words, tmp_path, models, first=first)
+    made = life_of(kube, tmp_path, models_cache(pytestconfig))
     yield made
     if made.report("ps"):
         made.run("down", "--all", "--now")

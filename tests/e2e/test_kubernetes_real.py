@@ -5,7 +5,6 @@ Only where LEMNOS_KUBE_BIN names them: see tests/testbeds/kubernetes/real.py.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ import pytest
 from lemnos.spec.facts import LocalModel
 from tests.cluster_life import Life, failed, files_left
 from tests.e2e.conftest import models_cache
-from tests.testbeds.kubectl import KUBECTL
-from tests.testbeds.kubernetes.real import NAMESPACE, Real, real, why_not
+from tests.kubernetes_life import life_of
+from tests.testbeds.kubernetes.real import Real, real, why_not
 from tests.waiting import until
 
 pytestmark = [
@@ -39,18 +38,7 @@ def life(
     cluster: Real, embedded: LocalModel, tmp_path: Path, pytestconfig: pytest.Config
 ) -> Iterator[Life]:
     """lemnos on this machine, with a kubeconfig; the nodes have the model in a directory."""
-    models = models_cache(pytestconfig)
-    settings = {
-        "kubernetes.kubeconfig": str(cluster.config),
-        "kubernetes.namespace": NAMESPACE,
-        "kubernetes.weights.host_path": str(models),
-        "container.image": "lemnos:test",
-    }
-    first = ["--on", "kubernetes"]
-    for key, value in settings.items():
-        first += ["--set", f"{key}={value}"]
-    words = ["env", f"PATH={KUBECTL.parent}{os.pathsep}{os.environ['PATH']}"]
-    made = Life(words, tmp_path, models, first=first)
+    made = life_of(cluster, tmp_path, models_cache(pytestconfig))
     yield made
     if made.report("ps"):
         made.run("down", "--all", "--now")

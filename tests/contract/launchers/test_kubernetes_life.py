@@ -6,16 +6,21 @@ import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lemnos.errors import LemnosError, UsageError
-from lemnos.launchers import late
 from lemnos.launchers.kubernetes.launcher import Kubernetes
-from lemnos.spec.unit import Unit, UnitStatus
+from lemnos.spec.unit import UnitStatus
 from tests.contract.launchers.bed import ENDS, POLITE, SERVER, WAITER, said
-from tests.contract.launchers.kubernetes_bed import PODS, bed_of, close
+from tests.contract.launchers.kubernetes_bed import (
+    PODS,
+    bed_of,
+    close,
+    launcher_of,
+    on_gpus,
+    until_why,
+)
 from tests.contract.launchers.suite import Bed, swept
 from tests.testbeds.kubernetes import Cluster, kubernetes
 from tests.unit.launchers.kubernetes import units
@@ -37,43 +42,6 @@ def bed(
     for launcher in made.made:
         close(launcher)
     kube.clear()
-
-
-def launcher_of(bed: Bed, **kubernetes_keys: Any) -> Kubernetes:
-    keys = {"kubernetes": bed.keys["kubernetes"] | kubernetes_keys}
-    launcher = bed.launcher(**keys)
-    assert isinstance(launcher, Kubernetes)
-    return launcher
-
-
-def on_gpus(unit: Unit, gpus: int, hosts: int = 1) -> Unit:
-    """The unit as of a plan that takes so much."""
-    names = tuple(late.host(rank) for rank in range(hosts))
-    jobs = tuple(
-        job.model_copy(
-            update={
-                "host": names[rank % hosts],
-                "command": job.command.model_copy(
-                    update={"argv": tuple(w.replace(late.host(0), names[rank % hosts]) for w in job.command.argv)}
-                ),
-            }
-        )
-        for rank, job in enumerate(unit.jobs)
-    )  # fmt: skip
-    place = unit.place.model_copy(update={"hosts": names, "gpus_per_host": gpus})
-    return unit.model_copy(update={"jobs": jobs, "place": place})
-
-
-def until_why(bed: Bed, launcher: Kubernetes, words: str) -> UnitStatus:
-    """The status as soon as its reason has these words."""
-
-    def seen() -> UnitStatus | None:
-        found = launcher.status()["engine-0"]
-        return found if words in found.why else None
-
-    status = bed.until(seen)
-    assert status
-    return status
 
 
 # ---------------------------------------------------------------- lives

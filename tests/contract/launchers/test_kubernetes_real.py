@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -17,15 +16,17 @@ from lemnos.errors import LemnosError
 from lemnos.launchers.kubernetes import forwarding
 from lemnos.launchers.kubernetes.render import BASE, kustomize
 from tests.contract.launchers.bed import ENDS, POLITE, SERVER, WAITER, said
-from tests.contract.launchers.kubernetes_bed import close
-from tests.contract.launchers.suite import Bed, LauncherSuite, swept
-from tests.contract.launchers.test_kubernetes_life import (
+from tests.contract.launchers.kubernetes_bed import (
+    bed_of,
+    close,
     launcher_of,
     on_gpus,
     until_why,
 )
-from tests.testbeds.kubectl import KUBECTL
-from tests.testbeds.kubernetes.real import NAMESPACE, Real, real, why_not
+from tests.contract.launchers.suite import Bed, LauncherSuite, swept
+from tests.testbeds.kubernetes import NAMESPACE
+from tests.testbeds.kubernetes.controllers import GPU
+from tests.testbeds.kubernetes.real import Real, real, why_not
 from tests.unit.launchers.kubernetes.test_examples import SPECS, base_of
 from tests.unit.launchers.kubernetes.test_render import CASES, rendered
 
@@ -35,7 +36,6 @@ pytestmark = [
     pytest.mark.allow_hosts(["127.0.0.0/8", "10.0.0.0/8"]),
 ]
 NAME = "box-engine-0"
-GPU = "nvidia.com/gpu"
 SEEDS = {f"{p.parent.parent.name}/{p.stem}": p for p in SPECS}
 
 
@@ -47,17 +47,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
 
 @pytest.fixture
 def bed(cluster: Real, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:  # fmt: skip
-    monkeypatch.setenv("PATH", f"{KUBECTL.parent}:/usr/bin:/bin")
-    spec = {
-        "kubeconfig": str(cluster.config),
-        "namespace": NAMESPACE,
-        "tolerations": [{"key": GPU}],
-    }
-    keys: dict[str, Any] = {
-        "kubernetes": spec,
-        "container": {"runtime": "docker", "image": "python"},
-    }
-    made = Bed(tmp_path / "a b", "kubernetes", wait_s=90, keys=keys)
+    made = bed_of(cluster, tmp_path / "a b", monkeypatch, tolerations=[{"key": GPU}])
+    made.wait_s = 90
     yield made
     swept(made)
     for launcher in made.made:

@@ -341,6 +341,14 @@ class Kubelet:
             self.addresses[namespace, name] = ip
         return self.addresses[namespace, name]
 
+    def kill(self, name: tuple[str, str], reason: str = "") -> None:
+        """SIGKILL to all of a pod's containers, as the kernel does it; ``OOMKilled`` where it says so."""
+        for each in self.pods.values():
+            if each.name == name:
+                for container in each.containers:
+                    container.killed_for = reason
+                    each._kill(container)
+
     def keep(self, task: asyncio.Task[None]) -> None:
         """Nobody else refers to it, and the loop forgets what nobody refers to."""
         self.tasks.add(task)

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.rights import FILE
 from tests.testbeds import kubectl as program
+from tests.testbeds.kubernetes import NAMESPACE
 from tests.testbeds.kubernetes.controllers import GPU
 from tests.testbeds.kubernetes.kubelet import Kubelet
 from tests.testbeds.kubernetes.mirror import Mirror, Node
@@ -38,7 +39,6 @@ from tests.testbeds.kubernetes.store import Json
 from tests.waiting import until
 
 T = TypeVar("T")
-NAMESPACE = "llm"
 BINARIES = os.environ.get("LEMNOS_KUBE_BIN", "")
 NEEDED = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 START_S = 120.0
@@ -190,16 +190,8 @@ class Real:
         return ",".join([KINDS, *(each.partition("/")[2] for each in own)])
 
     def kill(self, pod: str, reason: str = "") -> None:
-        """SIGKILL to all of its containers; ``OOMKilled`` where it says so."""
-
-        def kill() -> None:
-            for each in self.kubelet.pods.values():
-                if each.name == (NAMESPACE, pod):
-                    for container in each.containers:
-                        container.killed_for = reason
-                        each._kill(container)
-
-        self.do(kill)
+        """As the kubelet's, in the namespace of the bed."""
+        self.do(lambda: self.kubelet.kill((NAMESPACE, pod), reason))
 
     def clear(self) -> None:
         """Empty the namespace."""
